@@ -1,0 +1,220 @@
+"""The contract that every classifier of the zoo keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def check_count(what: str, value: object, *, least: int = 1) -> int:
+    """``value`` as an int of at least ``least``, or TypeError/ValueError in words."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be a whole number, got {value!r} ({type(value).__name__}); pass an int")
+    if value < least:
+        raise ValueError(f"{what} must be at least {least}, got {value}; pass {least} or more")
+    return value
+
+
+def check_img_size(value: object) -> tuple[int, int]:
+    """An image size, an int or (height, width), as (height, width) in pixels."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(f"img_size must be one number or (height, width), got {tuple(value)!r}; pass e.g. 64")
+        return check_count("img_size height", value[0]), check_count("img_size width", value[1])
+    side = check_count("img_size", value)
+    return side, side
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What every architecture is told: a row of its family's table, with the user's own values put in.
+
+    The fields beyond these four are the architecture's options.
+    """
+
+    name: str
+    num_classes: int = 1000
+    in_chans: int = 3
+    img_size: int | tuple[int, int] = 224
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The architecture's options and their values."""
+        return {name: getattr(self, name) for name in self.option_names()}
+
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """Names of the options of this family."""
+        common = {field.name for field in fields(ModelConfig)}
+        return tuple(field.name for field in fields(cls) if field.name not in common)
+
+    def validate(self) -> None:
+        """Refuse values of the wrong kind.
+
+        Raises:
+            TypeError: a value is not of the option's type.
+            ValueError: a value is out of range or not one of the allowed ones.
+        """
+        check_count("num_classes", self.num_classes, least=0)
+        check_count("in_chans", self.in_chans)
+        check_img_size(self.img_size)
+        hints = get_type_hints(type(self))
+        for name, value in self.options.items():
+            what, hint = f"{name} of {self.name}", hints[name]
+            if get_origin(hint) is Literal:
+                if value not in get_args(hint):
+                    allowed = " or ".join(repr(choice) for choice in get_args(hint))
+                    raise ValueError(f"{what} must be {allowed}, got {value!r}; pass one of these")
+            elif hint is bool and not isinstance(value, bool):
+                raise TypeError(f"{what} must be True or False, got {value!r}; pass a bool")
+            elif hint is int:
+                check_count(what, value)
+            elif hint is float:
+                if isinstance(value, bool) or not isinstance(value, (int, float)):
+                    raise TypeError(f"{what} must be a number, got {value!r}; pass a float")
+                if not 0.0 <= value < 1.0:  # every float option of the zoo is a rate
+                    raise ValueError(f"{what} must be in [0, 1), got {value!r}; pass a rate")
+            elif hint == tuple[int, ...]:
+                if not isinstance(value, (tuple, list)):
+                    raise TypeError(f"{what} must be a tuple of whole numbers, got {value!r}; pass e.g. (2, 2, 2, 2)")
+                for item in value:
+                    check_count(f"every entry of {what}", item)
+
+
+class Classifier(nn.Module):
+    """An image classifier: images (N, in_chans, H, W) to logits (N, num_classes).
+
+    Attributes:
+        config: the row this model was built from.
+        num_classes: length of the logits; 0 means no head, :meth:`forward` then returns features.
+        in_chans: channels of the images.
+        num_features: width of the features the classifier reads, ``(N, num_features)``.
+        img_size: (height, width) the model is meant for; other sizes work too, unless ``fixed_size``.
+        min_size: smallest height and width, in pixels, that leaves at least one cell of every map.
+        fixed_size: True for nets that flatten their maps: they take images of ``img_size`` and no other.
+        classifier_name: path of the last layer, the one that :meth:`reset_classifier` replaces.
+        stages: stage name to path of the module whose output ends the stage, from the image inwards.
+    """
+
+    fixed_size: bool = False
+    classifier_name: str = "fc"
+    stages: dict[str, str]
+    num_features: int
+
+    def __init__(self, config: ModelConfig, *, min_size: int = 1, min_size_why: str = "") -> None:
+        super().__init__()
+        config.validate()
+        self.config = config
+        self.num_classes = config.num_classes
+        self.in_chans = config.in_chans
+        self.img_size = check_img_size(config.img_size)
+        self.min_size = min_size
+        self._min_size_why = min_size_why
+        if min(self.img_size) < min_size:
+            raise ValueError(self._too_small(*self.img_size))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (N, in_chans, H, W) to the last maps (N, C, h, w), or to tokens (N, L, D)."""
+        raise TypeError(f"{type(self).__name__} defines no forward_features; a classifier must")
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """What :meth:`forward_features` gives, to logits; with ``pre_logits`` to features (N, num_features)."""
+        raise TypeError(f"{type(self).__name__} defines no forward_head; a classifier must")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def init_weights(self, module: nn.Module) -> None:
+        """Draw the parameters of one layer, by its kind; the family's rule."""
+        raise TypeError(f"{type(self).__name__} defines no init_weights; a classifier must")
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter anew, each once, from the default generator."""
+        self.apply(self.init_weights)
+
+    def make_classifier(self, num_classes: int) -> nn.Module:
+        """The last layer for ``num_classes`` classes; for 0 one that lets the features through."""
+        return nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer: a Linear or a Conv2d, or an Identity without a head."""
+        return self.get_submodule(self.classifier_name)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a fresh last layer for ``num_classes`` classes in; 0 leaves none, so that features come out.
+
+        Raises:
+            TypeError, ValueError: ``num_classes`` is not a whole number of at least 0.
+
+        Example:
+            >>> import convzoo
+            >>> model = convzoo.create_model("lenet5")
+            >>> model.reset_classifier(7)
+            >>> model.get_classifier().out_features
+            7
+        """
+        check_count("num_classes", num_classes, least=0)
+        self._replace(self.classifier_name, self.make_classifier(num_classes))
+        self.num_classes = num_classes
+
+    def _replace(self, path: str, fresh: nn.Module) -> None:
+        """Put ``fresh``, newly drawn, where ``path`` names a submodule; on the model's device, in its dtype."""
+        like = next(self.parameters())
+        fresh.to(device=like.device, dtype=like.dtype).train(self.training)
+        fresh.apply(self.init_weights)
+        parent, _, name = path.rpartition(".")
+        setattr(self.get_submodule(parent), name, fresh)
+
+    def check_input(self, x: Tensor) -> None:
+        """Refuse, in words, what the net cannot read."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{self.config.name} takes a tensor of images, got {type(x).__name__}; convert it first")
+        if x.ndim != 4 or x.shape[1] != self.in_chans:
+            raise ValueError(self._wrong_shape(x))
+        height, width = x.shape[2:]
+        if self.fixed_size:
+            if height != self.img_size[0] or width != self.img_size[1]:
+                raise ValueError(self._wrong_size(height, width))
+        elif height < self.min_size or width < self.min_size:
+            raise ValueError(self._too_small(height, width))
+
+    def _wrong_shape(self, x: Tensor) -> str:
+        name, shape = self.config.name, tuple(x.shape)
+        if x.ndim == 3:
+            remedy = "add the batch dimension: images[None]"
+        elif x.ndim == 4:
+            remedy = f"convert the images, or create_model({name!r}, in_chans={x.shape[1]})"
+        else:
+            remedy = "stack the images into one batch"
+        return f"{name} takes images of shape (N, {self.in_chans}, H, W), got {shape}; {remedy}"
+
+    def _wrong_size(self, height: int, width: int) -> str:
+        (h, w), name = self.img_size, self.config.name
+        return (
+            f"{name} was built for {h}x{w} images (its head reads the flattened maps), got {height}x{width}; "
+            f"resize them, or create_model({name!r}, img_size=({height}, {width}))"
+        )
+
+    def _too_small(self, height: int, width: int) -> str:
+        why = f" ({self._min_size_why})" if self._min_size_why else ""
+        return (
+            f"{self.config.name} needs at least {self.min_size}x{self.min_size} pixels{why}, got {height}x{width}; "
+            "pad or enlarge the image, or pick a net for small images, such as lenet5 or fcn_gap"
+        )
+
+    def extra_repr(self) -> str:
+        height, width = self.img_size
+        chans = _plural(self.in_chans, "channel")
+        return f"{self.config.name}: {chans} of {height}x{width}, {self.num_classes} classes"
+
+
+def global_average(maps: Tensor) -> Tensor:
+    """Maps (N, C, H, W) to their means (N, C): global average pooling (Lin et al. 2013, arXiv:1312.4400)."""
+    return torch.nn.functional.adaptive_avg_pool2d(maps, 1).flatten(1)

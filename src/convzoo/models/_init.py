@@ -1,0 +1,99 @@
+"""Drawing initial weights: once, explicitly, in every family.
+
+The framework's layers draw their parameters when they are made. Every family here draws them again by a rule
+of its own, so the first draw is wasted time; :func:`without_default_init` leaves it out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+Norm = TypeVar("Norm", nn.BatchNorm2d, nn.LayerNorm)
+
+
+class without_default_init(TorchFunctionMode):  # noqa: N801 - used as a context manager, like torch.no_grad
+    """Within it, layers are made without drawing their parameters: the memory is there, its content is not.
+
+    Only functions of :mod:`torch.nn.init` are left out, in this thread only. Whatever is made inside must be
+    initialised afterwards; :meth:`Classifier.reset_parameters <convzoo.models.Classifier.reset_parameters>` does it.
+
+    Example:
+        >>> with without_default_init():
+        ...     layer = nn.Linear(3, 2)
+        >>> he_normal_(layer).weight.shape
+        torch.Size([2, 3])
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def fans(weight: Tensor) -> tuple[int, int]:
+    """Inputs per output unit and outputs per input unit of a linear or convolution weight (out, in, ...)."""
+    receptive = math.prod(weight.shape[2:])
+    return weight.shape[1] * receptive, weight.shape[0] * receptive
+
+
+@torch.no_grad()
+def normal_(layer: Layer, std: float) -> Layer:
+    """Weights from N(0, std^2), biases zero."""
+    layer.weight.normal_(0.0, std)
+    if layer.bias is not None:
+        layer.bias.zero_()
+    return layer
+
+
+def he_normal_(layer: Layer, *, fan_out: bool = False) -> Layer:
+    """Keep the variance through a ReLU (He et al. 2015, arXiv:1502.01852): std = sqrt(2 / fan), biases zero.
+
+    ``fan_out`` keeps the variance of the gradient instead of the activation's.
+    """
+    return normal_(layer, math.sqrt(2.0 / fans(layer.weight)[fan_out]))
+
+
+@torch.no_grad()
+def uniform_(layer: Layer, bound: float, *, bias: bool = True) -> Layer:
+    """Weights from U(-bound, bound); biases too, or zero."""
+    layer.weight.uniform_(-bound, bound)
+    if layer.bias is not None:
+        if bias:
+            layer.bias.uniform_(-bound, bound)
+        else:
+            layer.bias.zero_()
+    return layer
+
+
+@torch.no_grad()
+def centred_sigmoid_(layer: Layer, *, after_sigmoid: bool) -> Layer:
+    """Keep a sigmoid net alive: std = 4 / sqrt(fan_in), and a bias that cancels the mean of the inputs.
+
+    The slope of a sigmoid at zero is 1/4, so a gain of 4 keeps the variance. Its outputs average 1/2, not 0,
+    which under random weights pushes the next units into saturation; a bias of minus half the sum of a unit's
+    weights puts them back on the slope (``after_sigmoid``: the inputs are outputs of a sigmoid).
+    """
+    layer.weight.normal_(0.0, 4.0 / math.sqrt(fans(layer.weight)[0]))
+    if layer.bias is not None:
+        layer.bias.copy_(layer.weight.flatten(1).sum(1) * (-0.5 if after_sigmoid else 0.0))
+    return layer
+
+
+@torch.no_grad()
+def identity_(norm: Norm) -> Norm:
+    """A normalisation layer that starts as one: gain 1, shift 0, running mean 0 and variance 1."""
+    norm.weight.fill_(1.0)
+    norm.bias.zero_()
+    if isinstance(norm, nn.BatchNorm2d):
+        norm.reset_running_stats()
+    return norm

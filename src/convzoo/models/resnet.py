@@ -1,0 +1,193 @@
+"""Residual networks, and their wider and grouped descendants.
+
+ResNet: He, Zhang, Ren, Sun, *Deep Residual Learning for Image Recognition*, 2015, arXiv:1512.03385. Depths are
+table 1's. Wide ResNet: Zagoruyko, Komodakis, *Wide Residual Networks*, 2016, arXiv:1605.07146 (the ImageNet nets of
+section 3.5: bottlenecks twice as wide). ResNeXt: Xie, Girshick, Dollar, Tu, He, *Aggregated Residual
+Transformations for Deep Neural Networks*, 2016, arXiv:1611.05431, table 1 (32x4d means 32 groups of width 4).
+
+Departures from the papers: the stride of a bottleneck stands on its 3x3 convolution, not on the first 1x1 (the
+variant known as v1.5, which every published set of weights uses). Two options are ours: ``stem="small"`` (a 3x3
+convolution of stride 1 and no pooling, for images of 32 to 64 pixels) and ``shortcut=False`` (the residual
+connections removed, for the ablation).
+
+Weights have the names that the field uses: conv1, bn1, layer1..layer4, fc.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ..registry import register
+from ._base import Classifier, ModelConfig, global_average
+from ._init import he_normal_, identity_, normal_, without_default_init
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig(ModelConfig):
+    """``depths``: blocks per stage; ``groups`` and ``width_per_group``: of the 3x3 convolution of a bottleneck;
+    ``stem``: 7x7/2 and a 3x3/2 pooling, or for small images 3x3/1 alone; ``shortcut``: keep the residual
+    connections; ``zero_init_residual``: start every block as the identity (last batch-norm gain zero)."""
+
+    block: Literal["basic", "bottleneck"]
+    depths: tuple[int, ...]
+    groups: int = 1
+    width_per_group: int = 64
+    stem: Literal["imagenet", "small"] = "imagenet"
+    shortcut: bool = True
+    zero_init_residual: bool = False
+
+    def validate(self) -> None:
+        super().validate()
+        if len(self.depths) != 4:
+            raise ValueError(f"depths of {self.name} must name 4 stages, got {self.depths!r}; pass e.g. (2, 2, 2, 2)")
+        if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
+            raise ValueError(
+                f"groups and width_per_group of {self.name} belong to bottlenecks, got groups={self.groups}, "
+                f"width_per_group={self.width_per_group} with basic blocks; pass block='bottleneck'"
+            )
+
+
+# He et al. 2015, table 1; behind each row its parameters
+RESNETS = (
+    ResNetConfig(name="resnet18", block="basic", depths=(2, 2, 2, 2)),  # 11,689,512
+    ResNetConfig(name="resnet34", block="basic", depths=(3, 4, 6, 3)),  # 21,797,672
+    ResNetConfig(name="resnet50", block="bottleneck", depths=(3, 4, 6, 3)),  # 25,557,032
+    ResNetConfig(name="resnet101", block="bottleneck", depths=(3, 4, 23, 3)),  # 44,549,160
+    ResNetConfig(name="resnet152", block="bottleneck", depths=(3, 8, 36, 3)),  # 60,192,808
+)
+# Zagoruyko and Komodakis 2016, section 3.5
+WIDE_RESNETS = (
+    ResNetConfig(name="wide_resnet50_2", block="bottleneck", depths=(3, 4, 6, 3), width_per_group=128),  # 68,883,240
+    ResNetConfig(name="wide_resnet101_2", block="bottleneck", depths=(3, 4, 23, 3), width_per_group=128),  # 126,886,696
+)
+# Xie et al. 2016, tables 1 and 4
+RESNEXTS = (
+    ResNetConfig(name="resnext50_32x4d", block="bottleneck", depths=(3, 4, 6, 3), groups=32, width_per_group=4),
+    ResNetConfig(name="resnext101_32x8d", block="bottleneck", depths=(3, 4, 23, 3), groups=32, width_per_group=8),
+    ResNetConfig(name="resnext101_64x4d", block="bottleneck", depths=(3, 4, 23, 3), groups=64, width_per_group=4),
+)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and the input added: (N, inplanes, H, W) to (N, planes, H / stride, W / stride)."""
+
+    expansion = 1
+
+    def __init__(self, inplanes: int, planes: int, stride: int, config: ResNetConfig) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = make_downsample(inplanes, planes, stride, config)
+        self.shortcut = config.shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.shortcut:
+            out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 and the input added: (N, inplanes, H, W) to (N, 4 planes, H / stride, W / stride)."""
+
+    expansion = 4
+
+    def __init__(self, inplanes: int, planes: int, stride: int, config: ResNetConfig) -> None:
+        super().__init__()
+        width = planes * config.width_per_group // 64 * config.groups
+        self.conv1 = nn.Conv2d(inplanes, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=config.groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, planes * 4, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(planes * 4)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = make_downsample(inplanes, planes * 4, stride, config)
+        self.shortcut = config.shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        if self.shortcut:
+            out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
+
+
+def make_downsample(inplanes: int, planes: int, stride: int, config: ResNetConfig) -> nn.Module | None:
+    """The projection that fits the input to the block's output where their shapes differ (option B of the paper)."""
+    if not config.shortcut or (stride == 1 and inplanes == planes):
+        return None
+    return nn.Sequential(nn.Conv2d(inplanes, planes, 1, stride, bias=False), nn.BatchNorm2d(planes))
+
+
+class ResNet(Classifier):
+    """A stem, four stages of residual blocks, global average pooling and one linear layer."""
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+    stages = {"stem": "maxpool", "stage1": "layer1", "stage2": "layer2", "stage3": "layer3", "stage4": "layer4"}
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__(config)
+        block = BasicBlock if config.block == "basic" else Bottleneck
+        self.num_features = 512 * block.expansion
+        with without_default_init():
+            if config.stem == "imagenet":
+                self.conv1 = nn.Conv2d(config.in_chans, 64, 7, 2, 3, bias=False)
+            else:
+                self.conv1 = nn.Conv2d(config.in_chans, 64, 3, 1, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(64)
+            self.relu = nn.ReLU(inplace=True)
+            self.maxpool = nn.MaxPool2d(3, 2, 1) if config.stem == "imagenet" else nn.Identity()
+            inplanes = 64
+            for stage, depth in enumerate(config.depths):
+                planes, blocks = 64 * 2**stage, []
+                for index in range(depth):
+                    stride = 2 if stage > 0 and index == 0 else 1
+                    blocks.append(block(inplanes, planes, stride, config))
+                    inplanes = planes * block.expansion
+                self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            self.fc = self.make_classifier(config.num_classes)
+        self.reset_parameters()
+
+    def init_weights(self, module: nn.Module) -> None:
+        """He et al. 2015 by the fan out, which suits a net that halves its maps; a small linear layer."""
+        if isinstance(module, nn.Conv2d):
+            he_normal_(module, fan_out=True)
+        elif isinstance(module, nn.BatchNorm2d):
+            identity_(module)
+        elif isinstance(module, nn.Linear):
+            normal_(module, 0.01)
+        elif isinstance(module, (BasicBlock, Bottleneck)) and self.config.options["zero_init_residual"]:
+            last = module.bn2 if isinstance(module, BasicBlock) else module.bn3
+            nn.init.zeros_(last.weight)  # Goyal et al. 2017, arXiv:1706.02677, section 5.1
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # (N, 64, H/4, W/4); small stem: (N, 64, H, W)
+        x = self.layer1(x)
+        x = self.layer2(x)
+        x = self.layer3(x)
+        return self.layer4(x)  # (N, num_features, H/32, W/32); small stem: H/8, W/8
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        pooled = global_average(features)  # (N, num_features)
+        return pooled if pre_logits else self.fc(pooled)
+
+
+register(ResNet, RESNETS, family="resnet", year=2015, arxiv="1512.03385", authors="He et al.",
+         paper="Deep Residual Learning for Image Recognition", source="table 1")  # fmt: skip
+register(ResNet, WIDE_RESNETS, family="wide_resnet", year=2016, arxiv="1605.07146", authors="Zagoruyko, Komodakis",
+         paper="Wide Residual Networks", source="section 3.5")  # fmt: skip
+register(ResNet, RESNEXTS, family="resnext", year=2016, arxiv="1611.05431", authors="Xie et al.",
+         paper="Aggregated Residual Transformations for Deep Neural Networks", source="tables 1 and 4")  # fmt: skip
