@@ -1,7 +1,7 @@
 """convzoo: the classic image classifiers, by name, hand-written, checked."""
 
-from .models import Classifier
+from .models import AuxLogits, Classifier
 from .registry import ModelInfo, create_model, list_models, model_info
 
 __version__ = "0.1.0"
-__all__ = ["Classifier", "ModelInfo", "__version__", "create_model", "list_models", "model_info"]
+__all__ = ["AuxLogits", "Classifier", "ModelInfo", "__version__", "create_model", "list_models", "model_info"]
