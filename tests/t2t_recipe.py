@@ -1,4 +1,4 @@
-"""Weights and images that depend on names alone, so that two implementations can be filled alike without sharing a file.
+"""Weights and images that depend on names alone: two implementations can be filled alike without sharing a file.
 
 Each tensor has a stream of its own: the SHA-256 of its name seeds splitmix64 (Steele, Lea, Flood 2014), and the upper
 53 bits of every output make a number u in [-1, 1). A weight is float32(base + amplitude * u); which base and which
