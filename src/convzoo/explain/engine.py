@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..models import Classifier
 from .attention import ATTENTION, attention_maps
 from .head import LinearHead, linear_head
-from .known import last_layer, no_cam, no_gradient, normalisation, one_cell
+from .known import cam_layer, last_layer, no_cam, no_gradient, normalisation, one_cell
 from .methods import WEIGHTINGS, map_of, weigh_constant, weighted_sum
 from .probe import Probe, as_maps, check_logits, find_layer
 from .replica import replica, unwrap
@@ -102,6 +102,8 @@ def cam(
     if not callable(method) and method not in METHODS:
         raise ValueError(f"unknown method {method!r}; pass one of {', '.join(METHODS)}, or a callable")
     path = "" if layer is None else find_layer(model, layer)
+    if method in ("auto", "cam") and path and path == cam_layer(model):
+        path = ""  # the family's own, which needs no hook
     return _explain(_Question(model, images, target, path), method)
 
 
@@ -190,8 +192,7 @@ def _pooled_maps(question: _Question, method: str, pooled: _Pooled) -> CAM:
         classes = find_classes(question.target, logits)
         everything = isinstance(question.target, str)
         if method == "cam":
-            if head.wide and not question.layer:
-                layer = str(question.model.classifier_name)  # whose output the maps are
+            layer = question.layer or cam_layer(question.model)
             maps = head.maps(features, None if everything else classes)
             return question.answer(maps, logits, classes, method, layer, bias=head.bias[classes])
         gradient = head.weight.flatten(1) / features.shape[2:].numel()
@@ -202,7 +203,9 @@ def _pooled_maps(question: _Question, method: str, pooled: _Pooled) -> CAM:
 def _gradient_maps(question: _Question, method: Method) -> CAM:
     """The maps of a gradient method, through the graph from the layer to the logits."""
     model, images = question.model, question.images
-    layer = question.layer or (model.cam_layer if isinstance(model, Classifier) else "")
+    layer = question.layer
+    if not layer and isinstance(model, Classifier) and model.cam_method != "cam":
+        layer = model.cam_layer
     with torch.inference_mode(False):
         probe = Probe(model, images, layer, gradients=True)
         classes = find_classes(question.target, probe.logits)

@@ -35,16 +35,28 @@ def cam_layers(model: nn.Module) -> dict[str, tuple[str, ...]]:
         blocks = ("blocks",)
         return {**dict.fromkeys(ATTENTION, blocks), **dict.fromkeys(WEIGHTINGS, tuple(reversed(norms)))}
     best = last_layer(model)
+    pooled = cam_layer(model)
     stages = tuple(path for path in reversed(model.stages.values()) if path != best)
     layers = dict.fromkeys(WEIGHTINGS, (best, *stages))
-    return {"cam": (best,), **layers} if model.cam_method == "cam" else layers
+    return {"cam": (pooled,), **layers} if pooled else layers
 
 
 def last_layer(model: nn.Module) -> str:
-    """Path of the module whose output the default method explains; empty if the model is not the zoo's."""
+    """Path of the module whose output the gradient methods explain; empty if the model is not the zoo's."""
     if not isinstance(model, Classifier):
         return ""
-    return model.cam_layer or list(model.stages.values())[-1]
+    if model.cam_method == "cam" or not model.cam_layer:
+        return list(model.stages.values())[-1]
+    return model.cam_layer
+
+
+def cam_layer(model: nn.Module) -> str:
+    """Path of the module whose output are, or make, the class activation maps; empty if the model has none."""
+    if not isinstance(model, Classifier) or model.cam_method != "cam":
+        return ""
+    classifier = model.get_classifier()
+    wide = isinstance(classifier, nn.Conv2d) and classifier.weight.shape[2:].numel() > 1
+    return model.classifier_name if wide else last_layer(model)
 
 
 def normalisation(model: nn.Module) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
