@@ -3,6 +3,21 @@
 from .explain import CAM, cam, cam_layers, feature_maps, overlay, show_cam, show_feature_maps, show_filters
 from .models import AuxLogits, Classifier
 from .registry import ModelInfo, create_model, list_models, model_info
+from .weights import (
+    WeightInfo,
+    WeightsCorrupted,
+    WeightsError,
+    WeightsForbidden,
+    WeightsMismatch,
+    WeightsNotFound,
+    WeightsUnavailable,
+    WeightsUnsafe,
+    list_weights,
+    load_weights,
+    push_to_hub,
+    save_pretrained,
+    weight_info,
+)
 
 __version__ = "0.1.0"
 __all__ = [
@@ -10,15 +25,28 @@ __all__ = [
     "AuxLogits",
     "Classifier",
     "ModelInfo",
+    "WeightInfo",
+    "WeightsCorrupted",
+    "WeightsError",
+    "WeightsForbidden",
+    "WeightsMismatch",
+    "WeightsNotFound",
+    "WeightsUnavailable",
+    "WeightsUnsafe",
     "__version__",
     "cam",
     "cam_layers",
     "create_model",
     "feature_maps",
     "list_models",
+    "list_weights",
+    "load_weights",
     "model_info",
     "overlay",
+    "push_to_hub",
+    "save_pretrained",
     "show_cam",
     "show_feature_maps",
     "show_filters",
+    "weight_info",
 ]
