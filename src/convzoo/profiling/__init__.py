@@ -196,7 +196,7 @@ def model_name(model: nn.Module) -> str:
 
 def explain(error: Exception, meter: Meter, shape: tuple[int, ...]) -> None:
     """Say in which module the model's own code raised, where Python can add a note to an exception."""
-    row = meter.failed
-    if row is not None and hasattr(error, "add_note"):
-        where = f"{row.path} ({row.module})" if row.path else row.module
+    node = meter.failed
+    if node is not None and hasattr(error, "add_note"):
+        where = f"{node.path} ({node.module})" if node.path else node.module
         error.add_note(f"raised in {where} while counting at an input of shape {shape}")

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .rules import RULES
+from .rules import RULES, Rule
 from .shapes import METADATA, READS, VIEWS
 
 META = torch.device("meta")
+QUIET = torch._C.DisableTorchFunction  # within it calls go to torch and not to the meter
 GET_DEVICE = torch.Tensor.device.__get__  # type: ignore[attr-defined]
 FACTORIES = frozenset({
     torch.empty, torch.zeros, torch.ones, torch.full, torch.eye, torch.arange, torch.range, torch.linspace,
@@ -31,16 +32,84 @@ FACTORIES = frozenset({
 })  # fmt: skip
 
 
-class Row:
-    """What is known of one module while the model runs."""
+class Node:
+    """One module while the model runs: it stands in for the module's ``forward``, and notes what passed."""
 
-    __slots__ = ("calls", "input_shape", "inside", "macs", "module", "output_shape", "own_macs", "own_params", "path")
+    __slots__ = (
+        "calls", "counting", "forward", "input_shape", "inside", "macs", "meter", "module", "output_shape",
+        "own_macs", "own_params", "path",
+    )  # fmt: skip
 
-    def __init__(self, path: str, module: str) -> None:
-        self.path, self.module = path, module
+    def __init__(self, meter: Meter, path: str, module: str) -> None:
+        self.meter, self.path, self.module = meter, path, module
+        self.forward: Callable[..., Any] | None = None
+        self.counting = True
         self.input_shape: tuple[int, ...] | None = None
         self.output_shape: tuple[int, ...] | None = None
         self.calls = self.inside = self.macs = self.own_macs = self.own_params = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        meter = self.meter
+        outer, before, outer_counting = meter.node, meter.macs, meter.counting
+        meter.node, meter.counting = self, self.counting and outer_counting
+        self.inside += 1
+        try:
+            output = self.forward(*args, **kwargs)  # type: ignore[misc] - set before the model runs
+        except BaseException:
+            meter.failed = meter.failed or self
+            raise
+        finally:
+            self.inside -= 1
+            meter.node, meter.counting = outer, outer_counting
+        if not self.inside:
+            self.macs += meter.macs - before
+        if not self.calls:
+            with QUIET():
+                self.input_shape, self.output_shape = first_shape(args, kwargs), first_shape(output)
+        self.calls += 1
+        return output
+
+    @property
+    def __wrapped__(self) -> Any:  # what inspect.signature looks for
+        return self.forward
+
+
+class Leaf(Node):
+    """A module that only calls one function: ``law`` is the function's rule, ``arguments`` what follows the input."""
+
+    __slots__ = ("arguments", "law")
+    law: Rule
+    arguments: tuple[Any, ...]
+
+    def __call__(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs or type(input) is not Tensor:
+            return super().__call__(input, *args, **kwargs)
+        meter = self.meter
+        outer, before = meter.node, meter.macs
+        meter.node = self
+        with QUIET():
+            output = self.law(meter, input, *self.arguments)
+            if output is not NotImplemented:
+                if not self.calls:
+                    self.input_shape, self.output_shape = input.shape, output.shape
+                self.calls += 1
+                self.macs += meter.macs - before
+        meter.node = outer
+        return super().__call__(input) if output is NotImplemented else output
+
+
+def first_shape(*values: Any) -> tuple[int, ...] | None:
+    """The shape of the first tensor among ``values``, looking into tuples, lists and dicts."""
+    for value in values:
+        if isinstance(value, Tensor):
+            return tuple(value.shape)
+        if isinstance(value, Mapping):
+            value = tuple(value.values())
+        if isinstance(value, (tuple, list)):
+            shape = first_shape(*value)
+            if shape is not None:
+                return shape
+    return None
 
 
 class Memory:
@@ -58,14 +127,15 @@ class Memory:
 
 
 class Meter(TorchFunctionMode):
-    """Counts what runs inside ``with meter:``; ``meter.row`` is the module that is being run."""
+    """Counts what runs inside ``with meter:``; ``meter.node`` is the module that is being run."""
 
-    def __init__(self, row: Row) -> None:
+    node: Node
+
+    def __init__(self) -> None:
         super().__init__()
-        self.row = row
         self.macs = self.activations = self.live_bytes = self.peak_bytes = 0
         self.counting = True
-        self.failed: Row | None = None  # the innermost module that raised
+        self.failed: Node | None = None  # the innermost module that raised
         self.guarded: set[int] = set()  # ids of meta tensors that are the user's own
         self._twins: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -73,7 +143,7 @@ class Meter(TorchFunctionMode):
         """Note ``macs`` multiply-accumulates that gave a map of ``elements`` numbers."""
         if self.counting:
             self.macs += macs
-            self.row.own_macs += macs
+            self.node.own_macs += macs
             self.activations += elements
 
     def map(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -119,7 +189,7 @@ class Meter(TorchFunctionMode):
             if not any(tensor.is_meta for tensor in (*args, *kwargs.values()) if isinstance(tensor, Tensor)):
                 return func(*args, **kwargs)
             raise ValueError(
-                f"{self.row.path or 'the model'} ({self.row.module}) reads the values of a map "
+                f"{self.node.path or 'the model'} ({self.node.module}) reads the values of a map "
                 f"({getattr(func, '__name__', func)}) to decide what to do next, and counting from shapes has none; "
                 "profile takes models whose path follows from shapes alone; profile the parts between the decisions"
             )
@@ -173,7 +243,7 @@ class Meter(TorchFunctionMode):
 
 def like(tensor: Tensor) -> Tensor:
     """An empty tensor of the same shape, type and strides, without memory."""
-    with torch._C.DisableTorchFunction():
+    with QUIET():
         if tensor.layout is not torch.strided:
             return torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)

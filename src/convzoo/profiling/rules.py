@@ -64,16 +64,16 @@ def convolution(
     if padding == "valid":
         padding = 0
     if padding == "same":
-        sides = shape[2:]
+        sides = list(shape[2:])
     elif isinstance(padding, str):
         return NotImplemented
     else:
-        sides = tuple(
+        sides = [
             (side + 2 * pad - hole * (kernel - 1) - 1) // step + 1
             for side, pad, hole, kernel, step in zip(
                 shape[2:], spread(padding, rank), dilation, filters[2:], stride, strict=True
             )
-        )
+        ]
     if min(sides) < 1:
         return NotImplemented
     elements = shape[0] * filters[0] * math.prod(sides)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from . import rules, shapes
-from .meter import Meter, Row
+from .meter import Leaf, Meter, Node
 from .result import Layer
 
 HOOKS = (
@@ -27,11 +27,14 @@ HOOKS = (
 )  # fmt: skip
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
-# Modules of exactly these types do nothing but call one function; its rule answers at once. To each the rule and
-# the arguments after the input.
-LEAVES: dict[type[nn.Module], Callable[[Any], tuple[rules.Rule, tuple[Any, ...]] | None]] = {
-    nn.Linear: lambda m: (rules.linear, (m.weight,)),
-    nn.BatchNorm2d: lambda m: (shapes.batch_norm, (m.running_mean, m.running_var, m.weight)),
+Law = tuple[rules.Rule, tuple[Any, ...]]
+Spec = tuple[torch.Size, torch.dtype, bool, str]  # the last: the dict that it was kept in
+
+# Modules of exactly these types do nothing but call one function, whose rule then answers at once. To each its rule
+# and the arguments after the input.
+LEAVES: dict[type[nn.Module], Callable[[Any], Law | None]] = {
+    nn.Linear: lambda m: (rules.linear, (m._parameters["weight"],)),
+    nn.BatchNorm2d: lambda m: (shapes.batch_norm, (m._buffers["running_mean"], None, m._parameters["weight"])),
     nn.LayerNorm: lambda m: (shapes.layer_norm, (m.normalized_shape,)),
     nn.ReLU: lambda m: (shapes.in_place if m.inplace else shapes.activation, ()),
     nn.GELU: lambda m: (shapes.activation, ()),
@@ -40,42 +43,17 @@ LEAVES: dict[type[nn.Module], Callable[[Any], tuple[rules.Rule, tuple[Any, ...]]
     nn.Dropout: lambda m: (shapes.in_place, ()),
     nn.Identity: lambda m: (shapes.in_place, ()),
     nn.Conv2d: lambda m: (
-        (rules.convolution, (m.weight, None, m.stride, m.padding, m.dilation, m.groups))
+        (rules.convolution, (m._parameters["weight"], None, m.stride, m.padding, m.dilation, m.groups))
         if m.padding_mode == "zeros"
         else None
     ),
 }
-
-
+PLAIN = (nn.Parameter, Tensor)
 ATOMS = frozenset({
     int, float, str, bool, bytes, complex, type(None), type, torch.dtype, torch.device, torch.Size, torch.layout,
     torch.memory_format, types.BuiltinFunctionType, types.ModuleType, range, slice,
 })  # fmt: skip
 STANDARD = frozenset(nn.Module().__dict__) | {"_compiled_call_impl"}
-
-
-class Spec:
-    """What a tensor was like; :meth:`Shadow.twin` puts an empty one in its place."""
-
-    __slots__ = ("dtype", "is_parameter", "requires_grad", "shape")
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.shape, self.dtype, self.requires_grad = tensor.shape, tensor.dtype, tensor.requires_grad
-        self.is_parameter = isinstance(tensor, nn.Parameter)
-
-
-def first_shape(*values: Any) -> tuple[int, ...] | None:
-    """The shape of the first tensor among ``values``, looking into tuples, lists and dicts."""
-    for value in values:
-        if isinstance(value, Tensor):
-            return tuple(value.shape)
-        if isinstance(value, dict):
-            value = tuple(value.values())
-        if isinstance(value, (tuple, list)):
-            shape = first_shape(*value)
-            if shape is not None:
-                return shape
-    return None
 
 
 class Shadow:
@@ -87,18 +65,20 @@ class Shadow:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.rows: list[Row] = []
+        self.meter = Meter()
+        self.nodes: list[Node] = []
         self.parameters: dict[int, Tensor] = {}
         self.buffers: dict[int, Tensor] = {}
         self._memo: dict[int, Any] = {}
         self._alive: list[Any] = []  # what the memo's ids belong to
         self._shadows: list[nn.Module] = []
+        self._pending: list[tuple[nn.Module, nn.Module, Node]] = []
         self._loose: list[tuple[Any, Any]] = []  # container and key of tensors outside parameters and buffers
         self._patched: list[tuple[dict[str, Any], Any]] = []  # attributes of modules with a forward of their own
-        self.meter = Meter(Row("", type(model).__name__))
-        self._pending: list[tuple[nn.Module, nn.Module, Row]] = []
+        # no shadow calls its hooks: one set does for all
+        self._attributes = {name: OrderedDict() for name in HOOKS} | {"training": False, "_compiled_call_impl": None}
         self.root = self._shadow(model, "")
-        self.meter.row = self.rows[0]
+        self.meter.node = self.nodes[0]
         while self._pending:  # attributes last: what they refer to then has its place in the tree
             self._finish(*self._pending.pop())
 
@@ -123,18 +103,18 @@ class Shadow:
         self._memo[id(module)] = shadow
         self._alive.append(module)
         self._shadows.append(shadow)
-        row = Row(path, kind.__name__)
-        self.rows.append(row)
+        node = (Leaf if kind in LEAVES else Node)(self.meter, path, kind.__name__)
+        self.nodes.append(node)
         attributes = shadow.__dict__
         attributes.update(module.__dict__)
-        attributes["training"] = False
+        attributes.update(self._attributes)
         parameters = attributes["_parameters"] = module._parameters.copy()
         buffers = attributes["_buffers"] = module._buffers.copy()
         for tensors, seen in ((parameters, self.parameters), (buffers, self.buffers)):
             for name, tensor in tensors.items():
                 if tensor is None or id(tensor) in seen:
                     continue
-                if is_lazy(tensor):
+                if type(tensor) not in PLAIN and is_lazy(tensor):
                     raise ValueError(
                         f"{path or 'the model'} ({kind.__name__}) is lazy and its {name} has no shape yet; "
                         "profile takes initialised modules; run one batch through the model first"
@@ -144,85 +124,42 @@ class Shadow:
                 if registered:
                     seen[id(tensor)] = tensor
                     if seen is self.parameters:
-                        row.own_params += tensor.numel()
-        for hooks in HOOKS:
-            attributes[hooks] = OrderedDict()
+                        node.own_params += tensor.numel()
         children = attributes["_modules"] = module._modules.copy()
         for name, child in children.items():
             if child is not None:
                 children[name] = self._shadow(child, f"{path}.{name}" if path else name, registered)
-        self._pending.append((module, shadow, row))
+        self._pending.append((module, shadow, node))
         return shadow
 
-    def _finish(self, module: nn.Module, shadow: nn.Module, row: Row) -> None:
-        """Give a shadow the attributes of its module, and a ``forward`` that keeps count."""
+    def _finish(self, module: nn.Module, shadow: nn.Module, node: Node) -> None:
+        """Give a shadow the attributes of its module, and its node for a ``forward``."""
         attributes, kind = shadow.__dict__, type(module)
-        leaf = LEAVES.get(kind)
-        if leaf is None or module._forward_pre_hooks or "forward" in attributes:  # pruning puts a plain tensor in
+        if isinstance(node, Leaf):
+            law = None if module._forward_pre_hooks or "forward" in attributes else LEAVES[kind](module)
+            if law is None:  # pruned, for one: its weight is a plain tensor
+                node = self._replace(node)
+            else:
+                node.law, node.arguments = law
+        if not isinstance(node, Leaf):
             for name, value in module.__dict__.items():
                 if name not in STANDARD and type(value) not in ATOMS:
                     attributes[name] = self._remap(value, attributes, name)
-        patched = attributes.get("forward")
-        if patched is not None:
-            self._patched.append((attributes, patched))
-        forward = patched or types.MethodType(kind.forward, shadow)
-        short = leaf(module) if leaf is not None and patched is None else None
-        if short is not None:
-            run = self._leaf(row, forward, *short)
+            node.counting = ".parametrizations." not in f".{node.path}."
+        if "forward" in attributes:
+            self._patched.append((attributes, attributes["forward"]))
+            node.forward = attributes["forward"]
         else:
-            run = self._node(row, forward, counting=".parametrizations." not in f".{row.path}.")
+            node.forward = types.MethodType(kind.forward, shadow)
         # what nn.Module.__call__ runs in place of its own code, hooks and all
-        attributes["forward"] = attributes["_compiled_call_impl"] = run
+        attributes["forward"] = attributes["_compiled_call_impl"] = node
 
-    def _leaf(
-        self, row: Row, forward: Callable[..., Any], law: rules.Rule, arguments: tuple[Any, ...]
-    ) -> Callable[..., Any]:
-        """The shadow's ``forward``: the rule of the one function that the module calls."""
-        meter, quiet, node = self.meter, torch._C.DisableTorchFunction, self._node(row, forward)
-
-        def run(input: Tensor, *more: Any, **options: Any) -> Any:
-            if more or options or type(input) is not Tensor:
-                return node(input, *more, **options)
-            outer, before = meter.row, meter.macs
-            meter.row = row
-            with quiet():
-                output = law(meter, input, *arguments)
-                if output is not NotImplemented:
-                    if not row.calls:
-                        row.input_shape, row.output_shape = input.shape, output.shape
-                    row.calls += 1
-                    row.macs += meter.macs - before
-            meter.row = outer
-            return node(input) if output is NotImplemented else output
-
-        return run
-
-    def _node(self, row: Row, forward: Callable[..., Any], counting: bool = True) -> Callable[..., Any]:
-        """The shadow's ``forward``: the module's own, its share of the counts noted."""
-        meter, quiet = self.meter, torch._C.DisableTorchFunction
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            outer, before, outer_counting = meter.row, meter.macs, meter.counting
-            meter.row = row
-            meter.counting = counting and outer_counting
-            row.inside += 1
-            try:
-                output = forward(*args, **kwargs)
-            except BaseException:
-                meter.failed = meter.failed or row
-                raise
-            finally:
-                row.inside -= 1
-                meter.row, meter.counting = outer, outer_counting
-            if not row.inside:
-                row.macs += meter.macs - before
-            if not row.calls:
-                with quiet():
-                    row.input_shape, row.output_shape = first_shape(args, kwargs), first_shape(output)
-            row.calls += 1
-            return output
-
-        return run
+    def _replace(self, leaf: Leaf) -> Node:
+        """A plain node in the place of a leaf."""
+        node = Node(self.meter, leaf.path, leaf.module)
+        node.own_params = leaf.own_params
+        self.nodes[self.nodes.index(leaf)] = node
+        return node
 
     def _remap(self, value: Any, holder: Any = None, key: Any = None) -> Any:
         """``value`` with its modules replaced by their shadows and its containers copied."""
@@ -236,7 +173,7 @@ class Shadow:
         if isinstance(value, nn.Module):
             if id(value) in self._memo:
                 return self._memo[id(value)]
-            return self._shadow(value, f"({kind.__name__} {len(self.rows)}, not registered)", registered=False)
+            return self._shadow(value, f"({kind.__name__} {len(self.nodes)}, not registered)", registered=False)
         if id(value) in self._memo:
             return self._memo[id(value)]
         if kind in (list, deque):
@@ -298,21 +235,21 @@ class Shadow:
         return self._remember(function, copy)
 
     def layers(self) -> list[Layer]:
-        """The rows, with what is inside added up."""
-        params = [row.own_params for row in self.rows]
-        places = {row.path: index for index, row in enumerate(self.rows)}
-        for index in range(len(self.rows) - 1, 0, -1):
-            parent = places.get(self.rows[index].path.rpartition(".")[0])
+        """What the nodes saw, with what is inside added up."""
+        params = [node.own_params for node in self.nodes]
+        places = {node.path: index for index, node in enumerate(self.nodes)}
+        for index in range(len(self.nodes) - 1, 0, -1):
+            parent = places.get(self.nodes[index].path.rpartition(".")[0])
             if parent is not None:
                 params[parent] += params[index]
         total = self.meter.macs or 1
         return [
             Layer(
-                row.path, row.module, row.input_shape and tuple(row.input_shape),
-                row.output_shape and tuple(row.output_shape), inside, row.macs, row.macs / total, row.calls,
-                row.own_params, row.own_macs,
+                node.path, node.module, node.input_shape and tuple(node.input_shape),
+                node.output_shape and tuple(node.output_shape), inside, node.macs, node.macs / total, node.calls,
+                node.own_params, node.own_macs,
             )
-            for row, inside in zip(self.rows, params, strict=True)
+            for node, inside in zip(self.nodes, params, strict=True)
         ]  # fmt: skip
 
     def release(self) -> None:
@@ -322,20 +259,27 @@ class Shadow:
             attributes = shadow.__dict__
             attributes.pop("forward", None)
             attributes["_compiled_call_impl"] = None
-            for tensors in (attributes["_parameters"], attributes["_buffers"]):
+            for kept in ("_parameters", "_buffers"):
+                tensors = attributes[kept]
                 for name, tensor in tensors.items():
                     if tensor is not None:
-                        if id(tensor) not in specs:
-                            specs[id(tensor)] = Spec(tensor)
-                        tensors[name] = specs[id(tensor)]
+                        spec = specs.get(id(tensor))
+                        if spec is None:
+                            spec = specs[id(tensor)] = (tensor.shape, tensor.dtype, tensor.requires_grad, kept)
+                        tensors[name] = spec
         for attributes, forward in self._patched:
             attributes["forward"] = forward
         for holder, key in self._loose:
             tensor = holder[key] if not isinstance(holder, dict) or key in holder else None
             if isinstance(tensor, Tensor):
-                holder[key] = specs.setdefault(id(tensor), Spec(tensor))
-        for kept in (self.parameters, self.buffers, self._memo):
-            kept.clear()
+                fresh = (tensor.shape, tensor.dtype, tensor.requires_grad, "")
+                holder[key] = specs.setdefault(id(tensor), fresh)
+        for node in self.nodes:
+            node.forward = None
+            if isinstance(node, Leaf):
+                node.arguments = ()
+        for store in (self.parameters, self.buffers, self._memo):
+            store.clear()
         self._alive.clear()
         self.meter.close()
 
@@ -344,19 +288,21 @@ class Shadow:
         tensors: dict[int, Tensor] = {}
 
         def empty(spec: Any) -> Any:
-            if not isinstance(spec, Spec):
+            if spec is None or isinstance(spec, Tensor):
                 return spec
             if id(spec) not in tensors:
-                tensor = torch.empty(spec.shape, dtype=spec.dtype, device="meta")
-                tensors[id(spec)] = nn.Parameter(tensor, spec.requires_grad) if spec.is_parameter else tensor
+                shape, dtype, requires_grad, kept = spec
+                tensor = torch.empty(shape, dtype=dtype, device="meta")
+                tensors[id(spec)] = nn.Parameter(tensor, requires_grad) if kept == "_parameters" else tensor
             return tensors[id(spec)]
 
         for shadow in self._shadows:
+            for hooks in HOOKS:
+                shadow.__dict__[hooks] = OrderedDict()
             for kept in (shadow.__dict__["_parameters"], shadow.__dict__["_buffers"]):
                 for name in kept:
                     kept[name] = empty(kept[name])
         for holder, key in self._loose:
-            if isinstance(holder, dict) and key not in holder:
-                continue
-            holder[key] = empty(holder[key])
+            if not isinstance(holder, dict) or key in holder:
+                holder[key] = empty(holder[key])
         return self.root
