@@ -7,12 +7,13 @@ function from a table of rules (:mod:`~convzoo.profiling.rules`), so no arithmet
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from .inputs import Inputs, Source, default_dtype, one_image
 from .meter import Meter
 from .result import Layer, Profile
 from .shadow import Shadow
@@ -68,9 +69,9 @@ def profile(
     shadow = Shadow(model)
     try:
         with torch.inference_mode(False), torch.no_grad():
-            inputs = one_image(input_size, default_dtype(shadow, dtype))
+            inputs = one_image(input_size, default_dtype(shadow.parameters.values(), dtype))
             if counter == "convzoo":
-                return measure(shadow, inputs)
+                return replace(measure(shadow, inputs), _source=Source(model, inputs))
             from .peers import thop_profile
 
             return thop_profile(shadow, inputs)
@@ -116,54 +117,12 @@ def check_model(model: object) -> None:
         )
 
 
-def default_dtype(shadow: Shadow, dtype: torch.dtype | None) -> torch.dtype:
-    """The type given, or that of the first floating-point parameter."""
-    if dtype is not None:
-        if not isinstance(dtype, torch.dtype):
-            raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}; pass e.g. torch.float16")
-        return dtype
-    floating = (tensor.dtype for tensor in shadow.parameters.values() if tensor.dtype.is_floating_point)
-    return next(floating, torch.get_default_dtype())
-
-
-def one_image(input_size: Any, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """What the user gave, as positional and keyword arguments on meta, one image of the batch."""
-    advice = "pass (C, H, W), (N, C, H, W), a tensor, or a tuple or dict of tensors"
-    if isinstance(input_size, Tensor):
-        return tuple(single([input_size])), {}
-    if isinstance(input_size, Mapping):
-        if not input_size or not all(isinstance(value, Tensor) for value in input_size.values()):
-            raise TypeError(f"a dict of inputs holds tensors by their names, got {dict(input_size)!r:.80}; {advice}")
-        return (), dict(zip(input_size, single(list(input_size.values())), strict=True))
-    if not isinstance(input_size, (tuple, list)):
-        raise TypeError(f"input_size is {type(input_size).__name__}, {input_size!r:.60}; {advice}")
-    if input_size and all(isinstance(value, Tensor) for value in input_size):
-        return tuple(single(list(input_size))), {}
-    if not all(isinstance(value, int) and not isinstance(value, bool) for value in input_size):
-        raise TypeError(f"input_size holds whole numbers or tensors, got {input_size!r:.80}; {advice}")
-    if len(input_size) not in (1, 3, 4, 5) or min(input_size) < 1:
-        raise ValueError(f"input_size must be 3 or 4 sizes of at least 1, got {tuple(input_size)}; {advice}")
-    sizes = tuple(input_size[1:] if len(input_size) > 3 else input_size)
-    return (torch.empty((1, *sizes), dtype=dtype, device="meta"),), {}
-
-
-def single(tensors: list[Tensor]) -> list[Tensor]:
-    """Empty tensors like these; where all agree on the first dimension, with one image of the batch."""
-    batches = {tensor.shape[0] if tensor.ndim else None for tensor in tensors}
-    one = len(batches) == 1 and None not in batches and 0 not in batches
-    return [
-        torch.empty((1, *tensor.shape[1:]) if one else tensor.shape, dtype=tensor.dtype, device="meta")
-        for tensor in tensors
-    ]
-
-
-def measure(shadow: Shadow, inputs: tuple[tuple[Tensor, ...], dict[str, Tensor]]) -> Profile:
+def measure(shadow: Shadow, inputs: Inputs) -> Profile:
     """Run the shadow under its meter, and say what was seen."""
     meter, (args, kwargs) = shadow.meter, inputs
     every = [*args, *kwargs.values()]
     meter.keep(every)
     shape = tuple(every[0].shape)
-    description = [(tuple(each.shape), each.dtype) for each in every]
     try:
         with meter:
             shadow.root(*args, **kwargs)
@@ -171,7 +130,6 @@ def measure(shadow: Shadow, inputs: tuple[tuple[Tensor, ...], dict[str, Tensor]]
         explain(error, meter, shape)
         raise
     parameters = shadow.parameters.values()
-    layers = tuple(shadow.layers())
     return Profile(
         model=model_name(shadow.root),
         input_shape=shape,
@@ -182,9 +140,7 @@ def measure(shadow: Shadow, inputs: tuple[tuple[Tensor, ...], dict[str, Tensor]]
         activations=meter.activations,
         param_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
         peak_activation_bytes=meter.peak_bytes,
-        layers=layers,
-        _shadow=shadow,
-        _inputs=(len(args), tuple(kwargs), description),
+        layers=tuple(shadow.layers()),
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .rules import RULES, Rule
+from .rules import RULES
 from .shapes import METADATA, READS, VIEWS
 
 META = torch.device("meta")
@@ -72,30 +72,6 @@ class Node:
     @property
     def __wrapped__(self) -> Any:  # what inspect.signature looks for
         return self.forward
-
-
-class Leaf(Node):
-    """A module that only calls one function: ``law`` is the function's rule, ``arguments`` what follows the input."""
-
-    __slots__ = ("arguments", "law")
-    law: Rule
-    arguments: tuple[Any, ...]
-
-    def __call__(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if args or kwargs or type(input) is not Tensor:
-            return super().__call__(input, *args, **kwargs)
-        meter = self.meter
-        outer, before = meter.node, meter.macs
-        meter.node = self
-        with QUIET():
-            output = self.law(meter, input, *self.arguments)
-            if output is not NotImplemented:
-                if not self.calls:
-                    self.input_shape, self.output_shape = input.shape, output.shape
-                self.calls += 1
-                self.macs += meter.macs - before
-        meter.node = outer
-        return super().__call__(input) if output is NotImplemented else output
 
 
 def first_shape(*values: Any) -> tuple[int, ...] | None:
@@ -162,9 +138,11 @@ class Meter(TorchFunctionMode):
         return known[1]
 
     def close(self) -> None:
-        """Let go of the model's tensors."""
+        """Let go of the model."""
         self._twins.clear()
         self.guarded.clear()
+        self.failed = None
+        del self.node
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

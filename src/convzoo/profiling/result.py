@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from .peers import Comparison
-    from .shadow import Shadow
 
 
 class Layer(NamedTuple):
@@ -84,8 +83,10 @@ class Profile:
     peak_activation_bytes: int
     layers: tuple[Layer, ...] = field(repr=False)
     counter: str = "convzoo"
-    _shadow: Shadow | None = field(default=None, repr=False, compare=False)
-    _inputs: Any = field(default=None, repr=False, compare=False)
+    _source: Any = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_source"}  # a weak reference
 
     @property
     def flops(self) -> int:

@@ -1,8 +1,12 @@
 """The shadow: a model's modules once more, sharing every tensor, so that running it leaves the model alone.
 
 A module's shadow has the module's class and a copy of its attributes. It is always in evaluation mode, has no
-hooks, and keeps a row of what it did. What ``forward`` assigns, appends or registers lands in the shadow; the
-tensors themselves are never written to, because the meter puts empty twins in their place.
+hooks, and its ``forward`` is a node that keeps count. What the model's code assigns, appends or registers lands in
+the shadow; the tensors themselves are never written to, because the meter puts empty twins in their place.
+
+Most modules of a net are stock layers that are only ever called. A :class:`Leaf` stands in for such a layer and
+answers a call by the rule of the one function that the layer calls; should the model's code want anything else of
+it, the leaf has its shadow made there and then.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from . import rules, shapes
-from .meter import Leaf, Meter, Node
+from .meter import QUIET, Meter, Node
 from .result import Layer
 
 HOOKS = (
@@ -26,12 +30,16 @@ HOOKS = (
     "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks",
 )  # fmt: skip
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+PLAIN = (nn.Parameter, Tensor)
+ATOMS = frozenset({
+    int, float, str, bool, bytes, complex, type(None), type, torch.dtype, torch.device, torch.Size, torch.layout,
+    torch.memory_format, types.BuiltinFunctionType, types.ModuleType, range, slice,
+})  # fmt: skip
+STANDARD = frozenset(nn.Module().__dict__) | {"_compiled_call_impl"}
 
+# Modules of exactly these types do nothing but call one function. To each the function's rule and the arguments that
+# follow the input; None where the layer does something more.
 Law = tuple[rules.Rule, tuple[Any, ...]]
-Spec = tuple[torch.Size, torch.dtype, bool, str]  # the last: the dict that it was kept in
-
-# Modules of exactly these types do nothing but call one function, whose rule then answers at once. To each its rule
-# and the arguments after the input.
 LEAVES: dict[type[nn.Module], Callable[[Any], Law | None]] = {
     nn.Linear: lambda m: (rules.linear, (m._parameters["weight"],)),
     nn.BatchNorm2d: lambda m: (shapes.batch_norm, (m._buffers["running_mean"], None, m._parameters["weight"])),
@@ -48,16 +56,65 @@ LEAVES: dict[type[nn.Module], Callable[[Any], Law | None]] = {
         else None
     ),
 }
-PLAIN = (nn.Parameter, Tensor)
-ATOMS = frozenset({
-    int, float, str, bool, bytes, complex, type(None), type, torch.dtype, torch.device, torch.Size, torch.layout,
-    torch.memory_format, types.BuiltinFunctionType, types.ModuleType, range, slice,
-})  # fmt: skip
-STANDARD = frozenset(nn.Module().__dict__) | {"_compiled_call_impl"}
+
+
+class Leaf(Node):
+    """Stands in for a module that only calls one function: ``law`` is its rule, ``arguments`` what follows the input.
+
+    Anything but a call makes the module's shadow, which from then on does the work.
+    """
+
+    __slots__ = ("arguments", "law", "owner", "shadow", "stock")
+
+    def __init__(self, owner: Shadow, stock: nn.Module, path: str, law: Law) -> None:
+        super().__init__(owner.meter, path, type(stock).__name__)
+        self.owner, self.stock, self.shadow = owner, stock, None
+        self.law, self.arguments = law
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.shadow is None and len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+            meter = self.meter
+            outer, before = meter.node, meter.macs
+            meter.node = self
+            with QUIET():
+                output = self.law(meter, args[0], *self.arguments)
+                if output is not NotImplemented:
+                    if not self.calls:
+                        self.input_shape, self.output_shape = args[0].shape, output.shape
+                    self.calls += 1
+                    self.macs += meter.macs - before
+            meter.node = outer
+            if output is not NotImplemented:
+                return output
+        self.make()
+        return Node.__call__(self, *args, **kwargs)
+
+    def make(self) -> Any:
+        """The shadow."""
+        if self.shadow is None:
+            self.shadow = self.owner.copy(self.stock, self)
+            self.owner.finish()
+        return self.shadow
+
+    @property
+    def __class__(self) -> Any:  # isinstance(layer, nn.Conv2d) holds
+        return type(self.stock)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.make(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in SLOTS:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.make(), name, value)
+
+
+SLOTS = frozenset((*Node.__slots__, *Leaf.__slots__))
 
 
 class Shadow:
-    """The shadow of ``model``: ``shadow.root`` runs, ``shadow.rows`` tells what its modules did.
+    """The shadow of ``model``: ``shadow.root`` runs, ``shadow.nodes`` tell what its modules did.
 
     Raises:
         TypeError: a module is scripted.
@@ -71,18 +128,16 @@ class Shadow:
         self.buffers: dict[int, Tensor] = {}
         self._memo: dict[int, Any] = {}
         self._alive: list[Any] = []  # what the memo's ids belong to
-        self._shadows: list[nn.Module] = []
-        self._pending: list[tuple[nn.Module, nn.Module, Node]] = []
+        self._copies: list[tuple[dict[str, Any], Any]] = []  # the attributes of each shadow, and its own forward
         self._loose: list[tuple[Any, Any]] = []  # container and key of tensors outside parameters and buffers
-        self._patched: list[tuple[dict[str, Any], Any]] = []  # attributes of modules with a forward of their own
-        # no shadow calls its hooks: one set does for all
-        self._attributes = {name: OrderedDict() for name in HOOKS} | {"training": False, "_compiled_call_impl": None}
-        self.root = self._shadow(model, "")
+        self._pending: list[tuple[nn.Module, nn.Module, Node]] = []
+        self._hooks = {name: OrderedDict() for name in HOOKS}  # no shadow calls its hooks: one set does for all
+        self.root = self._enter(model, "", registered=True)
         self.meter.node = self.nodes[0]
-        while self._pending:  # attributes last: what they refer to then has its place in the tree
-            self._finish(*self._pending.pop())
+        self.finish()
 
-    def _shadow(self, module: nn.Module, path: str, registered: bool = True) -> nn.Module:
+    def _enter(self, module: nn.Module, path: str, registered: bool) -> Any:
+        """The shadow of ``module``, or a leaf; what it holds goes into the totals if it is ``registered``."""
         while True:
             known = self._memo.get(id(module))
             if known is not None:
@@ -99,18 +154,13 @@ class Shadow:
                 f"{path or 'the model'} is a scripted module ({kind.__name__}), whose code Python does not run; "
                 "profile takes modules of Python code; pass the module it was made from"
             )
-        shadow = object.__new__(kind)
-        self._memo[id(module)] = shadow
-        self._alive.append(module)
-        self._shadows.append(shadow)
-        node = (Leaf if kind in LEAVES else Node)(self.meter, path, kind.__name__)
+        law = None
+        if kind in LEAVES and not module._forward_pre_hooks and "forward" not in module.__dict__:
+            law = LEAVES[kind](module)  # pruning, for one, has a hook, and a plain tensor for a weight
+        node = Node(self.meter, path, kind.__name__) if law is None else Leaf(self, module, path, law)
         self.nodes.append(node)
-        attributes = shadow.__dict__
-        attributes.update(module.__dict__)
-        attributes.update(self._attributes)
-        parameters = attributes["_parameters"] = module._parameters.copy()
-        buffers = attributes["_buffers"] = module._buffers.copy()
-        for tensors, seen in ((parameters, self.parameters), (buffers, self.buffers)):
+        meter = self.meter
+        for tensors, seen in ((module._parameters, self.parameters), (module._buffers, self.buffers)):
             for name, tensor in tensors.items():
                 if tensor is None or id(tensor) in seen:
                     continue
@@ -120,46 +170,46 @@ class Shadow:
                         "profile takes initialised modules; run one batch through the model first"
                     )
                 if tensor.is_meta:
-                    self.meter.guarded.add(id(tensor))
+                    meter.guarded.add(id(tensor))
                 if registered:
                     seen[id(tensor)] = tensor
                     if seen is self.parameters:
                         node.own_params += tensor.numel()
-        children = attributes["_modules"] = module._modules.copy()
+        if law is not None:
+            return self._remember(module, node)
+        shadow = self._remember(module, self.copy(module, node))
+        children = shadow._modules
         for name, child in children.items():
             if child is not None:
-                children[name] = self._shadow(child, f"{path}.{name}" if path else name, registered)
+                children[name] = self._enter(child, f"{path}.{name}" if path else name, registered)
+        return shadow
+
+    def copy(self, module: nn.Module, node: Node) -> nn.Module:
+        """The shadow of one module; :meth:`finish` completes it."""
+        shadow = object.__new__(type(module))
+        attributes = shadow.__dict__
+        attributes.update(module.__dict__)
+        attributes.update(self._hooks)
+        attributes["training"] = False
+        for name in ("_parameters", "_buffers", "_modules"):
+            attributes[name] = attributes[name].copy()
         self._pending.append((module, shadow, node))
         return shadow
 
-    def _finish(self, module: nn.Module, shadow: nn.Module, node: Node) -> None:
-        """Give a shadow the attributes of its module, and its node for a ``forward``."""
-        attributes, kind = shadow.__dict__, type(module)
-        if isinstance(node, Leaf):
-            law = None if module._forward_pre_hooks or "forward" in attributes else LEAVES[kind](module)
-            if law is None:  # pruned, for one: its weight is a plain tensor
-                node = self._replace(node)
-            else:
-                node.law, node.arguments = law
-        if not isinstance(node, Leaf):
+    def finish(self) -> None:
+        """Give new shadows their attributes: last, when what these refer to has its place in the tree."""
+        while self._pending:
+            module, shadow, node = self._pending.pop()
+            attributes = shadow.__dict__
             for name, value in module.__dict__.items():
                 if name not in STANDARD and type(value) not in ATOMS:
                     attributes[name] = self._remap(value, attributes, name)
+            own = attributes.get("forward")
+            self._copies.append((attributes, own))
+            node.forward = own or types.MethodType(type(module).forward, shadow)
             node.counting = ".parametrizations." not in f".{node.path}."
-        if "forward" in attributes:
-            self._patched.append((attributes, attributes["forward"]))
-            node.forward = attributes["forward"]
-        else:
-            node.forward = types.MethodType(kind.forward, shadow)
-        # what nn.Module.__call__ runs in place of its own code, hooks and all
-        attributes["forward"] = attributes["_compiled_call_impl"] = node
-
-    def _replace(self, leaf: Leaf) -> Node:
-        """A plain node in the place of a leaf."""
-        node = Node(self.meter, leaf.path, leaf.module)
-        node.own_params = leaf.own_params
-        self.nodes[self.nodes.index(leaf)] = node
-        return node
+            # what nn.Module.__call__ runs in place of its own code, hooks and all
+            attributes["forward"] = attributes["_compiled_call_impl"] = node
 
     def _remap(self, value: Any, holder: Any = None, key: Any = None) -> Any:
         """``value`` with its modules replaced by their shadows and its containers copied."""
@@ -173,7 +223,7 @@ class Shadow:
         if isinstance(value, nn.Module):
             if id(value) in self._memo:
                 return self._memo[id(value)]
-            return self._shadow(value, f"({kind.__name__} {len(self.nodes)}, not registered)", registered=False)
+            return self._enter(value, f"({kind.__name__} {len(self.nodes)}, not registered)", registered=False)
         if id(value) in self._memo:
             return self._memo[id(value)]
         if kind in (list, deque):
@@ -253,56 +303,49 @@ class Shadow:
         ]  # fmt: skip
 
     def release(self) -> None:
-        """Let go of the model's tensors and code; what remains says what each tensor was like."""
-        specs: dict[int, Spec] = {}
-        for shadow in self._shadows:
-            attributes = shadow.__dict__
-            attributes.pop("forward", None)
-            attributes["_compiled_call_impl"] = None
-            for kept in ("_parameters", "_buffers"):
-                tensors = attributes[kept]
-                for name, tensor in tensors.items():
-                    if tensor is not None:
-                        spec = specs.get(id(tensor))
-                        if spec is None:
-                            spec = specs[id(tensor)] = (tensor.shape, tensor.dtype, tensor.requires_grad, kept)
-                        tensors[name] = spec
-        for attributes, forward in self._patched:
-            attributes["forward"] = forward
+        """Let go of the model: what is left of the shadow must not keep its tensors alive."""
+        for attributes, _ in self._copies:
+            for name in ("_parameters", "_buffers", "_modules"):
+                attributes[name].clear()
+            attributes["forward"] = attributes["_compiled_call_impl"] = None
         for holder, key in self._loose:
-            tensor = holder[key] if not isinstance(holder, dict) or key in holder else None
-            if isinstance(tensor, Tensor):
-                fresh = (tensor.shape, tensor.dtype, tensor.requires_grad, "")
-                holder[key] = specs.setdefault(id(tensor), fresh)
+            if not isinstance(holder, dict) or key in holder:
+                holder[key] = None
         for node in self.nodes:
             node.forward = None
-            if isinstance(node, Leaf):
-                node.arguments = ()
-        for store in (self.parameters, self.buffers, self._memo):
+            if type(node) is Leaf:
+                node.arguments, node.shadow = (), None
+        self.root = None
+        for store in (self.parameters, self.buffers, self._memo, self._alive, self.nodes):
             store.clear()
-        self._alive.clear()
         self.meter.close()
 
     def twin(self) -> nn.Module:
-        """After :meth:`release`: the model on meta, to be run by others; its parameters have shapes and no memory."""
-        tensors: dict[int, Tensor] = {}
+        """The model on meta, for others to run: a tree of its own, whose parameters have shapes and no memory."""
+        twins: dict[int, Tensor] = {}
 
-        def empty(spec: Any) -> Any:
-            if spec is None or isinstance(spec, Tensor):
-                return spec
-            if id(spec) not in tensors:
-                shape, dtype, requires_grad, kept = spec
-                tensor = torch.empty(shape, dtype=dtype, device="meta")
-                tensors[id(spec)] = nn.Parameter(tensor, requires_grad) if kept == "_parameters" else tensor
-            return tensors[id(spec)]
+        def empty(tensor: Any) -> Any:
+            if not isinstance(tensor, Tensor):
+                return tensor
+            if id(tensor) not in twins:
+                fresh = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+                is_parameter = isinstance(tensor, nn.Parameter)
+                twins[id(tensor)] = nn.Parameter(fresh, tensor.requires_grad) if is_parameter else fresh
+            return twins[id(tensor)]
 
-        for shadow in self._shadows:
-            for hooks in HOOKS:
-                shadow.__dict__[hooks] = OrderedDict()
-            for kept in (shadow.__dict__["_parameters"], shadow.__dict__["_buffers"]):
-                for name in kept:
-                    kept[name] = empty(kept[name])
+        made = {id(node): node.make() for node in self.nodes if type(node) is Leaf}
+        for attributes, own in self._copies:
+            attributes.update({name: OrderedDict() for name in HOOKS}, _compiled_call_impl=None)
+            del attributes["forward"]
+            if own is not None:
+                attributes["forward"] = own
+            for name in ("_parameters", "_buffers"):
+                attributes[name] = {key: empty(tensor) for key, tensor in attributes[name].items()}
+            children = attributes["_modules"]
+            for key, child in children.items():
+                children[key] = made.get(id(child), child)
         for holder, key in self._loose:
             if not isinstance(holder, dict) or key in holder:
                 holder[key] = empty(holder[key])
-        return self.root
+        self._copies = []
+        return made.get(id(self.root), self.root)
