@@ -1,6 +1,9 @@
 """One file a family; importing this package registers them all."""
 
-from . import resnet
-from ._base import Classifier, ModelConfig
+from . import ablation, alexnet, googlenet, inception_v3, lenet, mnist, mnist_gap, resnet, t2t_vit, vgg
+from ._base import AuxLogits, Classifier, ModelConfig
 
-__all__ = ["Classifier", "ModelConfig", "resnet"]
+__all__ = [
+    "AuxLogits", "Classifier", "ModelConfig",
+    "ablation", "alexnet", "googlenet", "inception_v3", "lenet", "mnist", "mnist_gap", "resnet", "t2t_vit", "vgg",
+]  # fmt: skip
