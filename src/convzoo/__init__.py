@@ -2,6 +2,7 @@
 
 from .explain import CAM, cam, cam_layers, feature_maps, overlay, show_cam, show_feature_maps, show_filters
 from .models import AuxLogits, Classifier
+from .profiling import Profile, profile, summary
 from .registry import ModelInfo, create_model, list_models, model_info
 from .weights import (
     WeightInfo,
@@ -25,6 +26,7 @@ __all__ = [
     "AuxLogits",
     "Classifier",
     "ModelInfo",
+    "Profile",
     "WeightInfo",
     "WeightsCorrupted",
     "WeightsError",
@@ -43,10 +45,12 @@ __all__ = [
     "load_weights",
     "model_info",
     "overlay",
+    "profile",
     "push_to_hub",
     "save_pretrained",
     "show_cam",
     "show_feature_maps",
     "show_filters",
+    "summary",
     "weight_info",
 ]
