@@ -86,7 +86,7 @@ def test_the_sound_one_is_read(tmp_path):
     path.write_bytes(SOUND)
     assert read_tensors(path)["a"].tolist() == [0.0, 0.0]
     with pytest.raises(
-        WeightsMismatch, match="10 missing: conv1.weight, conv1.bias, conv2.weight, ...; 1 unexpected: a"
+        WeightsMismatch, match=r"10 missing: conv1.weight, conv1.bias, conv2.weight, ...; 1 unexpected: a"
     ):
         convzoo.create_model("lenet5", pretrained=path)
 
@@ -129,7 +129,7 @@ def test_pickles_are_refused_unopened(tmp_path, name, wrap):
 
 def test_a_folder_with_nothing_but_a_pickle(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "opened")))
-    with pytest.raises(WeightsNotFound, match="holds no model.safetensors"):
+    with pytest.raises(WeightsNotFound, match=r"holds no model.safetensors"):
         convzoo.create_model("lenet5", pretrained=tmp_path)
 
 
@@ -159,9 +159,9 @@ def test_a_bare_file_is_taken_for_the_model_asked_for(tmp_path):
     loaded = convzoo.create_model("lenet5", 7, 2, pretrained=tmp_path / "bare.safetensors")
     assert same(loaded, model)
     assert loaded.weights is None
-    with pytest.raises(ValueError, match="no pretrained weights.*input they expect"):
+    with pytest.raises(ValueError, match=r"no pretrained weights.*input they expect"):
         loaded.preprocess(torch.zeros(28, 28))
-    with pytest.raises(WeightsMismatch, match="fc3.weight 7x84 instead of 10x84"):
+    with pytest.raises(WeightsMismatch, match=r"fc3.weight 7x84 instead of 10x84"):
         convzoo.create_model("lenet5", pretrained=tmp_path / "bare.safetensors")
 
 

@@ -187,13 +187,11 @@ def load_fitted(native: ModelConfig, state: State, info: WeightInfo, wanted: Wan
     if wanted.num_classes is not None and wanted.num_classes != info.num_classes:
         model.reset_classifier(wanted.num_classes)
         model.config = replace(model.config, num_classes=wanted.num_classes)
-        change = f"a fresh head for {wanted.num_classes} classes" if wanted.num_classes else "the head left out"
-        info = replace(
-            info,
-            num_classes=wanted.num_classes,
-            classes=(),
-            adapted=(*info.adapted, f"{change}, not {info.num_classes}"),
-        )
+        if wanted.num_classes:
+            change = f"a fresh head for {wanted.num_classes} classes, not {info.num_classes}"
+        else:
+            change = f"the head for {info.num_classes} classes left out"
+        info = replace(info, num_classes=wanted.num_classes, classes=(), adapted=(*info.adapted, change))
     if info.adapted:
         info = replace(info, metrics={})
     model.weights = info

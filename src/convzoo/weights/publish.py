@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import registry
 from ..models import Classifier
+from ..profiling import profile
 from .card import make_card
 from .entries import FILE_NAME, OWNER, WeightInfo, bundled_path, read_table, weight_info, write_table
 from .errors import WeightsNotFound
@@ -109,6 +110,7 @@ def save_pretrained(
         raise ValueError(f"metrics need n, the number of images measured, got {dict(metrics)!r}; add 'n': ...")
     _choose("dtype", dtype, DTYPES)
     state = {key: _cast(key, value, DTYPES[dtype]) for key, value in model.state_dict().items()}
+    counted = profile(model, (model.in_chans, *model.img_size))
     info = WeightInfo(
         name=f"{name}.{tag}",
         architecture=name,
@@ -132,7 +134,8 @@ def save_pretrained(
         license=license or (old.license if old else "mit"),
         dataset_terms=dataset_terms if dataset_terms is not None else (old.dataset_terms if old else ""),
         model_args=_changed_options(model),
-        num_params=sum(parameter.numel() for parameter in model.parameters()),
+        num_params=counted.params,
+        macs=counted.macs,
     )
     described = make_config(model, info)
     read_info(described, "save_pretrained")  # what would not be read is not written
