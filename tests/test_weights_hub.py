@@ -283,7 +283,7 @@ def test_connection_reset_at_the_first_question(hub, commit):
 
 def test_connection_reset_at_every_question(hub, commit):
     hub.fault("HEAD", "resolve", reset=True)
-    with pytest.raises(WeightsUnavailable, match="cannot be fetched"):
+    with pytest.raises(WeightsUnavailable, match="exchange with the Hub failed"):
         fetch()
 
 
@@ -299,7 +299,7 @@ def test_connection_reset_in_the_middle(hub, commit, tmp_path):
 
 def test_connection_reset_every_time(hub, commit, tmp_path):
     hub.fault("GET", "cdn", drop_after=1000)
-    with pytest.raises(WeightsUnavailable, match="cannot be fetched"):
+    with pytest.raises(WeightsUnavailable, match="exchange with the Hub failed"):
         fetch()
     assert leftovers(tmp_path / "cache") == []
 

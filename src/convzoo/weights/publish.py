@@ -26,6 +26,7 @@ from .schema import CROP_MODES, INTERPOLATIONS, make_config, read_info
 
 CARD_NAME, LOG_NAME = "README.md", "log.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+LATER = "set HF_ENDPOINT to another server"
 PACKAGE_LIMIT = 16_000_000  # bytes of weights that travel in the package
 
 
@@ -268,9 +269,9 @@ def push_to_hub(
     except ValueError as error:
         if "README.md" in str(error):  # what the Hub does not take as a card
             raise
-        raise explain(error, f"publishing {target}") from error
+        raise explain(error, f"publishing {target}", LATER) from error
     except Exception as error:  # the client lets errors of its HTTP library through
-        raise explain(error, f"publishing {target}") from error
+        raise explain(error, f"publishing {target}", LATER) from error
     return commit.oid
 
 
