@@ -87,14 +87,16 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 500)
     return 100 * hits / len(images)
 
 
-def make_optimizer(model: nn.Module, lr: float | None) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, lr: float | None, decay: float | None) -> torch.optim.Optimizer:
     """SGD for nets with batch norm, AdamW for those without; weight decay on weights, not on biases and gains."""
     weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
-        groups = [{"params": weights, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}]
+    normed = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    if decay is None:
+        decay = 5e-4 if normed else 0.02
+    groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    if normed:
         return torch.optim.SGD(groups, lr=lr or 0.1, momentum=0.9, nesterov=True)
-    groups = [{"params": weights, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr or 3e-3)
 
 
@@ -124,6 +126,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, help="peak learning rate (default 0.1 for SGD, 0.003 for AdamW)")
+    parser.add_argument("--weight-decay", type=float, help="on weights (default 5e-4 for SGD, 0.02 for AdamW)")
+    parser.add_argument("--smoothing", type=float, default=0.05, help="of the labels; 0 suits the smallest nets")
     parser.add_argument("--ema", type=float, default=0.998, help="decay of the average of the weights")
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16 where that is exact enough")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -147,7 +151,7 @@ def main() -> None:
     held_out, kept = order[:HELD_OUT], order[HELD_OUT:]
 
     steps = len(kept) // args.batch
-    optimizer = make_optimizer(model, args.lr)
+    optimizer = make_optimizer(model, args.lr, args.weight_decay)
     peak = optimizer.param_groups[0]["lr"]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, peak, total_steps=steps * args.epochs, pct_start=0.2, cycle_momentum=False, final_div_factor=1e3
@@ -161,7 +165,7 @@ def main() -> None:
         "bf16": args.bf16,
         "augment": args.augment,
     }
-    log |= {"label_smoothing": 0.05, "trained_on": len(kept), "held_out": HELD_OUT, "held_out_accuracy": []}
+    log |= {"label_smoothing": args.smoothing, "trained_on": len(kept), "held_out": HELD_OUT, "held_out_accuracy": []}
     log |= {"torch": torch.__version__, "device": args.device, "seconds": 0.0}
     log |= {"command": shlex.join(["python", "examples/train_mnist.py", *sys.argv[1:]])}
 
@@ -187,7 +191,7 @@ def main() -> None:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
             with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
                 logits = model(inputs)
-            loss = F.cross_entropy(logits.float(), labels[batch], label_smoothing=0.05)
+            loss = F.cross_entropy(logits.float(), labels[batch], label_smoothing=args.smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
