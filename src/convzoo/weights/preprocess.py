@@ -51,7 +51,7 @@ def to_batch(image: Any) -> Tensor:
                 image = np.asarray(image, dtype=np.float32) / 65535
             elif image.mode in ("I", "F"):
                 raise ValueError(
-                    f"a PIL image of mode {image.mode!r} has no fixed range; scale it to bytes, or pass an array of 0..1"
+                    f"a PIL image of mode {image.mode!r} has no fixed range; scale it, and pass an array of 0..1"
                 )
             else:
                 image = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
