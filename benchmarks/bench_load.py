@@ -11,7 +11,7 @@ each, by the growth of its largest resident size while it loads and then reads e
 
 import argparse
 import json
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -51,16 +51,21 @@ def peak(way: str, name: str, path: Path) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def largest_resident_size() -> int:
+    """Of this process so far, in bytes. (Linux; getrusage would count what the parent had before it forked.)"""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+
 def child(way: str, name: str, path: str) -> None:
     """What :func:`peak` runs: first a small model, so that what any loading needs is there before."""
     with tempfile.TemporaryDirectory() as folder:
         small = convzoo.save_pretrained(convzoo.create_model("lenet5"), folder, tag="small", mean=0.0, std=1.0)
         read_all(WAYS[way]("lenet5", small / "model.safetensors"))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = largest_resident_size()
     model = WAYS[way](name, Path(path))
     with torch.inference_mode():
         read_all(model)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    print(largest_resident_size() - before)
 
 
 def measure(name: str, rounds: int, folder: Path) -> dict[str, float]:

@@ -154,7 +154,7 @@ class Classifier(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew, each once, from the default generator; nothing to draw on the meta device."""
-        if not all(parameter.is_meta for parameter in self.parameters()):
+        if not next(self.parameters()).is_meta:
             self.apply(self.init_weights)
 
     def make_classifier(self, num_classes: int) -> nn.Module:

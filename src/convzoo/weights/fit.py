@@ -65,12 +65,9 @@ def build_empty(config: ModelConfig) -> Classifier:
     """
     with torch.device("meta"):
         model = build(config)
-    buffers = [name for name, _ in model.named_buffers()]
-    if buffers:
-        kept = model.state_dict()
-        if any(name not in kept for name in buffers):
-            with torch.device("cpu"):
-                return build(config)
+    if any(module._non_persistent_buffers_set for module in model.modules()):
+        with torch.device("cpu"):
+            return build(config)
     return model
 
 
@@ -161,9 +158,24 @@ def put_in(model: Classifier, state: State, what: str) -> None:
     """
     own = model.state_dict()
     check_match(model.config.name, own, state, what)
-    empty = any(tensor.is_meta for tensor in own.values())
+    empty = next(iter(own.values())).is_meta
     typed = {key: state[key].to(tensor.dtype) for key, tensor in own.items()}
-    model.load_state_dict(typed, strict=True, assign=empty)
+    if empty:
+        hand_over(model, typed)
+    else:
+        model.load_state_dict(typed, strict=True)
+
+
+def hand_over(model: nn.Module, tensors: State) -> None:
+    """What ``load_state_dict(tensors, assign=True)`` does to plain layers, in a fraction of its time."""
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(tensors[prefix + name], parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = tensors[prefix + name]
 
 
 def load_fitted(native: ModelConfig, state: State, info: WeightInfo, wanted: Wanted) -> Classifier:
