@@ -118,6 +118,17 @@ def write(path: Path, save: object) -> None:
     partial.replace(path)
 
 
+def command_line(arguments: list[str]) -> str:
+    """The command as anyone would type it: without the folders of this machine."""
+    kept, words = [], iter(arguments)
+    for word in words:
+        if word in ("--data", "--out"):
+            next(words)
+        elif not word.startswith(("--data=", "--out=")):
+            kept.append(word)
+    return shlex.join(["python", "examples/train_mnist.py", *kept])
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lenet5", help="a model for 28x28 digits (default lenet5)")
@@ -158,22 +169,27 @@ def main() -> None:
         optimizer, peak, total_steps=steps * args.epochs, pct_start=0.2, cycle_momentum=False, final_div_factor=1e3
     )
     average = AveragedModel(model, avg_fn=moving_average(args.ema), use_buffers=True)
-    log = {"model": args.model, "tag": tag, "seed": args.seed, "epochs": args.epochs, "batch": args.batch}
-    log |= {
-        "peak_lr": peak,
+    log = {
+        "command": command_line(sys.argv[1:]),
+        "model": args.model,
+        "tag": tag,
+        "seed": args.seed,
+        "epochs": args.epochs,
+        "batch": args.batch,
         "optimizer": type(optimizer).__name__,
+        "peak_lr": peak,
+        "weight_decay": optimizer.param_groups[0]["weight_decay"],
+        "label_smoothing": args.smoothing,
         "ema": args.ema,
         "bf16": args.bf16,
         "augment": args.augment,
-    }
-    log |= {
-        "label_smoothing": args.smoothing,
         "trained_on": len(kept),
         "held_out": len(held_out),
         "held_out_accuracy": [],
+        "torch": torch.__version__,
+        "device": args.device,
+        "seconds": 0.0,
     }
-    log |= {"torch": torch.__version__, "device": args.device, "seconds": 0.0}
-    log |= {"command": shlex.join(["python", "examples/train_mnist.py", *sys.argv[1:]])}
 
     parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
     checkpoint = out / "checkpoint.pt"
