@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name everyone knows
+import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
