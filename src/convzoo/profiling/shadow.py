@@ -68,7 +68,8 @@ class Leaf(Node):
 
     def __init__(self, owner: Shadow, stock: nn.Module, path: str, law: Law) -> None:
         super().__init__(owner.meter, path, type(stock).__name__)
-        self.owner, self.stock, self.shadow = owner, stock, None
+        self.owner, self.stock = owner, stock
+        self.shadow: Any = None
         self.law, self.arguments = law
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -96,7 +97,7 @@ class Leaf(Node):
             self.owner.finish()
         return self.shadow
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:  # isinstance(layer, nn.Conv2d) holds
         return type(self.stock)
 
@@ -131,7 +132,9 @@ class Shadow:
         self._copies: list[tuple[dict[str, Any], Any]] = []  # the attributes of each shadow, and its own forward
         self._loose: list[tuple[Any, Any]] = []  # container and key of tensors outside parameters and buffers
         self._pending: list[tuple[nn.Module, nn.Module, Node]] = []
-        self._hooks = {name: OrderedDict() for name in HOOKS}  # no shadow calls its hooks: one set does for all
+        self._hooks: dict[str, Any] = {
+            name: OrderedDict() for name in HOOKS
+        }  # no shadow calls its hooks: one set does for all
         self.root = self._enter(model, "", registered=True)
         self.meter.node = self.nodes[0]
         self.finish()
@@ -286,20 +289,22 @@ class Shadow:
 
     def layers(self) -> list[Layer]:
         """What the nodes saw, with what is inside added up."""
-        params = [node.own_params for node in self.nodes]
+        params, macs = [node.own_params for node in self.nodes], [node.macs for node in self.nodes]
         places = {node.path: index for index, node in enumerate(self.nodes)}
         for index in range(len(self.nodes) - 1, 0, -1):
             parent = places.get(self.nodes[index].path.rpartition(".")[0])
             if parent is not None:
                 params[parent] += params[index]
+                if not self.nodes[parent].calls:  # a list of modules is not called itself
+                    macs[parent] += macs[index]
         total = self.meter.macs or 1
         return [
             Layer(
                 node.path, node.module, node.input_shape and tuple(node.input_shape),
-                node.output_shape and tuple(node.output_shape), inside, node.macs, node.macs / total, node.calls,
+                node.output_shape and tuple(node.output_shape), held, cost, cost / total, node.calls,
                 node.own_params, node.own_macs,
             )
-            for node, inside in zip(self.nodes, params, strict=True)
+            for node, held, cost in zip(self.nodes, params, macs, strict=True)
         ]  # fmt: skip
 
     def release(self) -> None:
