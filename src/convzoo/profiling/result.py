@@ -166,7 +166,8 @@ class Profile:
 
         lines = ["| layer | type | output | params | MACs | share |", "| --- | --- | --- | ---: | ---: | ---: |"]
         lines += [
-            f"| {' | '.join((f'`{layer.path}`', *cells))} |" for layer, cells in self._shown(check_count("depth", depth))
+            f"| {' | '.join((f'`{layer.path}`', *cells))} |"
+            for layer, cells in self._shown(check_count("depth", depth))
         ]
         last = self.layers[0]
         lines.append(

@@ -219,9 +219,7 @@ for axes in (1, 2, 3):
 
 
 @rule(F.unfold)
-def unfold(
-    meter: Meter, input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
-) -> Any:
+def unfold(meter: Meter, input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Any:
     """Windows of (N, C, H, W) as columns: (N, C x kernel, windows)."""
     if input.ndim != 4:
         return NotImplemented
