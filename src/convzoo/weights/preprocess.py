@@ -47,7 +47,7 @@ def to_batch(image: Any) -> Tensor:
         where = "(H, W), (C, H, W) or (N, C, H, W)"
     else:
         if hasattr(image, "getbands"):  # a PIL image, without importing PIL
-            image = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+            image = np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))  # writable, as torch wants it
         if not isinstance(image, np.ndarray):
             raise TypeError(
                 f"an image is a PIL image, an array or a tensor, got {type(image).__name__}; open files with "
