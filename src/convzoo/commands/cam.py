@@ -41,7 +41,7 @@ def run_cam(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.image} is not a picture that Pillow can read; give it a PNG or JPEG file") from error
     model = create_model(args.name, pretrained=True)
     images = model.preprocess(picture)
-    target = ("top", args.top) if args.classes is None else [find_classes(model, args.classes)]
+    target: Any = ("top", args.top) if args.classes is None else [find_classes(model, args.classes)]
     result = cam(model, images, target, method=args.method, layer=args.layer)
     size = [max(side, round(side * VIEW / min(result.input_size))) for side in result.input_size]
     heat = result.heatmap(normalize="joint")
