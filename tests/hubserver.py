@@ -207,7 +207,7 @@ class Handler(BaseHTTPRequestHandler):
                 return
             self.close_connection = True
 
-    do_GET = do_HEAD = do_POST = do_PUT = dispatch
+    do_GET = do_HEAD = do_POST = do_PUT = dispatch  # noqa: N815 - the names that http.server calls
 
     def route(self, path: str) -> None:
         for methods, pattern, function in ROUTES:
