@@ -30,8 +30,8 @@ class ModelInfo:
     name: str
     family: str
     paper: str
-    authors: str
-    year: int
+    authors: str | None
+    year: int | None
     arxiv: str | None
     source: str
     num_classes: int
@@ -61,10 +61,10 @@ def register(
     *,
     family: str,
     paper: str,
-    authors: str,
-    year: int,
-    arxiv: str | None = None,
     source: str,
+    authors: str | None = None,
+    year: int | None = None,
+    arxiv: str | None = None,
 ) -> None:
     """Make every row of ``variants`` a model of the zoo, built by ``model_class(row)``.
 

@@ -1,6 +1,6 @@
 """One file a family; importing this package registers them all."""
 
-from . import resnet
-from ._base import Classifier, ModelConfig
+from . import lenet, mnist, mnist_gap, resnet
+from ._base import AuxLogits, Classifier, ModelConfig
 
-__all__ = ["Classifier", "ModelConfig", "resnet"]
+__all__ = ["AuxLogits", "Classifier", "ModelConfig", "lenet", "mnist", "mnist_gap", "resnet"]

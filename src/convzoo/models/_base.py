@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,13 @@ from torch import Tensor, nn
 
 def _plural(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+class AuxLogits(NamedTuple):
+    """What a net with auxiliary heads returns in training mode: the logits, and each auxiliary head's."""
+
+    logits: Tensor
+    aux: tuple[Tensor, ...]
 
 
 def check_count(what: str, value: object, *, least: int = 1) -> int:
@@ -101,10 +108,15 @@ class Classifier(nn.Module):
         fixed_size: True for nets that flatten their maps: they take images of ``img_size`` and no other.
         classifier_name: path of the last layer, the one that :meth:`reset_classifier` replaces.
         stages: stage name to path of the module whose output ends the stage, from the image inwards.
+        cam_method: how :func:`convzoo.cam` explains this net when it is left to choose.
+        cam_layer: path of the module whose output Grad-CAM explains: the last convolution's maps, activated, before
+            the final pooling. Empty where the maps that ``forward_features`` returns serve.
     """
 
     fixed_size: bool = False
     classifier_name: str = "fc"
+    cam_method: Literal["cam", "grad_cam", "attention"] = "cam"
+    cam_layer: str = ""
     stages: dict[str, str]
     num_features: int
 
@@ -168,9 +180,9 @@ class Classifier(nn.Module):
         """Put ``fresh``, newly drawn, where ``path`` names a submodule; on the model's device, in its dtype."""
         like = next(self.parameters())
         fresh.to(device=like.device, dtype=like.dtype).train(self.training)
-        fresh.apply(self.init_weights)
         parent, _, name = path.rpartition(".")
         setattr(self.get_submodule(parent), name, fresh)
+        fresh.apply(self.init_weights)
 
     def check_input(self, x: Tensor) -> None:
         """Refuse, in words, what the net cannot read."""

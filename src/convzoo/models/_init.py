@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
-Norm = TypeVar("Norm", nn.BatchNorm2d, nn.LayerNorm)
+Layer = TypeVar("Layer", bound=nn.Conv2d | nn.Linear)
+Norm = TypeVar("Norm", bound=nn.BatchNorm2d | nn.LayerNorm)
 
 
 class without_default_init(TorchFunctionMode):  # noqa: N801 - used as a context manager, like torch.no_grad

@@ -1,0 +1,218 @@
+"""Train one of the small nets on MNIST, and measure it once.
+
+    python examples/train_mnist.py --model lenet5 --data FOLDER            # a folder with train-*.parquet, test-*.parquet
+    python examples/train_mnist.py --model fcn_gap --augment               # fetches ylecun/mnist from the Hub
+
+What a project of your own would look like: convzoo gives the net, the loop is yours. 5,000 training digits, the same
+for every run, are held out to choose hyper-parameters by (``--no-test`` leaves the test digits unread while you do);
+the 10,000 test digits are read once, after the last step, on the averaged weights in the float16 they are kept in.
+A run that was stopped goes on where its last epoch ended when it is called again.
+"""
+
+import argparse
+import copy
+import io
+import json
+import math
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+import convzoo
+
+MEAN, STD = 0.1307, 0.3081
+HELD_OUT = 5_000
+
+
+def read_split(source: str, split: str) -> tuple[Tensor, Tensor]:
+    """The digits (N, 1, 28, 28) as bytes and their labels (N,) of ``train`` or ``test``."""
+    import pyarrow.parquet as parquet
+    from PIL import Image
+
+    folder = Path(source)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(source, repo_type="dataset", allow_patterns="*.parquet"))
+    files = sorted(folder.rglob(f"{split}-*.parquet"))
+    if not files:
+        sys.exit(f"{folder} holds no {split}-*.parquet; pass --data a folder that does, or ylecun/mnist")
+    images, labels = [], []
+    for file in files:
+        table = parquet.read_table(file, columns=["image", "label"])
+        for cell in table["image"].to_pylist():
+            images.append(np.asarray(Image.open(io.BytesIO(cell["bytes"])).convert("L")))
+        labels += table["label"].to_pylist()
+    return torch.from_numpy(np.stack(images))[:, None], torch.tensor(labels)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Bytes to floats with the training digits' mean 0 and standard deviation 1."""
+    return (images.float() / 255 - MEAN) / STD
+
+
+def distort(images: Tensor) -> Tensor:
+    """A random rotation, scaling, shear and shift of every digit; none is ever flipped."""
+    count, _, height, width = images.shape
+
+    def draw(limit: float) -> Tensor:
+        return torch.empty(count, device=images.device).uniform_(-limit, limit)
+
+    angle, shear = draw(math.radians(12)), draw(0.15)
+    scale = 1 / (1 + draw(0.12))
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    shift_x, shift_y = draw(2 * 2 / width), draw(2 * 2 / height)  # two pixels; the grid runs from -1 to 1
+    rows = torch.stack([cos, shear * cos - sin, shift_x, sin, shear * sin + cos, shift_y], 1)
+    grid = F.affine_grid(rows.view(count, 2, 3), list(images.shape), align_corners=False)
+    background = -MEAN / STD
+    return F.grid_sample(images - background, grid, align_corners=False) + background
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 500) -> float:
+    """Percent of the digits that the model gets right."""
+    model.eval()
+    hits = sum(
+        int((model(normalise(images[i : i + batch])).argmax(1) == labels[i : i + batch]).sum())
+        for i in range(0, len(images), batch)
+    )
+    return 100 * hits / len(images)
+
+
+def make_optimizer(model: nn.Module, lr: float | None) -> torch.optim.Optimizer:
+    """SGD for nets with batch norm, AdamW for those without; weight decay on weights, not on biases and gains."""
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        groups = [{"params": weights, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.SGD(groups, lr=lr or 0.1, momentum=0.9, nesterov=True)
+    groups = [{"params": weights, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr or 3e-3)
+
+
+def moving_average(decay: float):
+    """Of the weights, by ``decay`` a step, less at first so that the random start is soon forgotten."""
+
+    def step(average: Tensor, value: Tensor, count: Tensor) -> Tensor:
+        if not average.is_floating_point():
+            return value
+        return average.lerp(value, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+
+    return step
+
+
+def write(path: Path, save: object) -> None:
+    """Call ``save`` with a temporary name, then give the file its own: a stopped run leaves no broken file."""
+    partial = path.with_name(path.name + ".partial")
+    save(partial)
+    partial.replace(path)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="lenet5", help="a model for 28x28 digits (default lenet5)")
+    parser.add_argument("--data", default="ylecun/mnist", help="a folder of parquet files, or a data set of the Hub")
+    parser.add_argument("--augment", action="store_true", help="distort the digits")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--lr", type=float, help="peak learning rate (default 0.1 for SGD, 0.003 for AdamW)")
+    parser.add_argument("--ema", type=float, default=0.998, help="decay of the average of the weights")
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16 where that is exact enough")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-test", action="store_true", help="leave the test digits unread")
+    parser.add_argument("--out", type=Path, help="folder of the run (default runs/MODEL.mnist or .mnist_aug)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    tag = "mnist_aug" if args.augment else "mnist"
+    out = args.out or Path("runs") / f"{args.model}.{tag}"
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    model = convzoo.create_model(args.model, num_classes=10, in_chans=1, img_size=28).to(args.device)
+    model = model.to(memory_format=torch.channels_last)
+
+    images, labels = (part.to(args.device) for part in read_split(args.data, "train"))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(2026)).to(args.device)
+    held_out, kept = order[:HELD_OUT], order[HELD_OUT:]
+
+    steps = len(kept) // args.batch
+    optimizer = make_optimizer(model, args.lr)
+    peak = optimizer.param_groups[0]["lr"]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, peak, total_steps=steps * args.epochs, pct_start=0.2, cycle_momentum=False, final_div_factor=1e3
+    )
+    average = AveragedModel(model, avg_fn=moving_average(args.ema), use_buffers=True)
+    log = {"model": args.model, "tag": tag, "seed": args.seed, "epochs": args.epochs, "batch": args.batch}
+    log |= {
+        "peak_lr": peak,
+        "optimizer": type(optimizer).__name__,
+        "ema": args.ema,
+        "bf16": args.bf16,
+        "augment": args.augment,
+    }
+    log |= {"label_smoothing": 0.05, "trained_on": len(kept), "held_out": HELD_OUT, "held_out_accuracy": []}
+    log |= {"torch": torch.__version__, "device": args.device, "seconds": 0.0}
+    log |= {"command": shlex.join(["python", "examples/train_mnist.py", *sys.argv[1:]])}
+
+    parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=args.device, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        torch.set_rng_state(saved["random"].cpu())
+        log = json.loads(saved["log"])
+
+    for epoch in range(len(log["held_out_accuracy"]), args.epochs):
+        started = time.perf_counter()
+        model.train()
+        shuffled = kept[torch.randperm(len(kept)).to(args.device)]
+        bar = tqdm(range(steps), desc=f"{args.model}.{tag} epoch {epoch + 1}/{args.epochs}", leave=False)
+        for step in bar:
+            batch = shuffled[step * args.batch : (step + 1) * args.batch]
+            inputs = normalise(images[batch])
+            if args.augment:
+                inputs = distort(inputs)
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
+                logits = model(inputs)
+            loss = F.cross_entropy(logits.float(), labels[batch], label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            average.update_parameters(model)
+            if step % 20 == 0:
+                bar.set_postfix(loss=f"{loss.item():.3f}")
+        log["held_out_accuracy"].append(round(accuracy(average.module, images[held_out], labels[held_out]), 2))
+        log["seconds"] = round(log["seconds"] + time.perf_counter() - started, 1)
+        print(f"epoch {epoch + 1}: held out {log['held_out_accuracy'][-1]:.2f} %, {log['seconds']:.0f} s in all")
+        state = {name: part.state_dict() for name, part in parts.items()}
+        state |= {"random": torch.get_rng_state(), "log": json.dumps(log)}
+        write(checkpoint, lambda path, state=state: torch.save(state, path))
+
+    model = copy.deepcopy(average.module).to(memory_format=torch.contiguous_format).half().float().eval()
+    if not args.no_test:
+        digits, answers = (part.to(args.device) for part in read_split(args.data, "test"))
+        log["test_accuracy"] = round(accuracy(model, digits, answers), 2)
+        print(f"test: {log['test_accuracy']:.2f} % of {len(digits)} digits")
+    write(out / "log.json", lambda path: path.write_text(json.dumps(log, indent=1) + "\n"))
+    from safetensors.torch import save_file
+
+    half = {k: v.half() if v.is_floating_point() else v for k, v in model.cpu().state_dict().items()}
+    write(out / "model.safetensors", lambda path: save_file(half, path))
+
+
+if __name__ == "__main__":
+    main()
