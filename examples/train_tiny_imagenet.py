@@ -249,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
     if not args.final:
         train_on, choose_by = hold_out(len(split.labels))
         split, held = split.select(train_on), split.select(choose_by).to(process.device)
-    trainer = Trainer(args, split, *process)
+    trainer = Trainer(args, split, process.device, process.rank, process.world)
     checkpoint = args.out / "checkpoint.pt"
     if checkpoint.exists():
         trainer.load_state(torch.load(checkpoint, map_location="cpu", weights_only=True))

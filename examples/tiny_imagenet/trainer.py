@@ -29,7 +29,14 @@ from .augment import Augment, neighbours
 from .data import Split
 
 NORMS = (nn.BatchNorm2d, nn.LayerNorm)
-MODEL_OPTIONS = {"stem": "small", "zero_init_residual": True, "head": "gap", "drop_path_rate": 0.1}  # where a net has them
+SMALL_RESNET = {"stem": "small", "zero_init_residual": True}
+OPTIONS: dict[str, dict[str, Any]] = {  # of the nets of a family, where they are not the architecture's own
+    "resnet": SMALL_RESNET,
+    "wide_resnet": SMALL_RESNET,
+    "resnext": SMALL_RESNET,
+    "vgg": {"head": "gap"},
+    "t2t_vit": {"drop_path_rate": 0.1},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +133,7 @@ class Trainer:
                 f"pass a multiple of {2 * world} of at most {len(split.labels)}"
             )
         self.split, self.side, self.bf16 = split.to(device), split.images.shape[-1], device.type == "cuda" and not args.float32
-        known = convzoo.model_info(args.arch).options
-        self.options = {key: value for key, value in MODEL_OPTIONS.items() if key in known} | dict(args.option)
+        self.options = OPTIONS.get(convzoo.model_info(args.arch).family, {}) | dict(args.option)
         torch.manual_seed(args.seed)
         self.model = self.make_model().to(device, memory_format=torch.channels_last)
         if args.small and self.model.fixed_size:
