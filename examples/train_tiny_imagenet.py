@@ -14,24 +14,27 @@ import argparse
 import copy
 import json
 import math
-import os
-import shlex
+import shutil
 import signal
 import sys
 import time
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from tiny_imagenet.augment import MEAN, STD
 from tiny_imagenet.data import Split, count_right, hold_out, load_split, wilson
-from tiny_imagenet.trainer import Recipe, Trainer
+from tiny_imagenet.trainer import Recipe, Trainer, join
 from tqdm import tqdm
 
 import convzoo
 
+DATA, TAG = "zh-plus/tiny-imagenet", "tiny_imagenet"
+TERMS = "Tiny-ImageNet derives from ImageNet, whose terms allow non-commercial research and education."
+PACKED_LIMIT = 50_000_000  # bytes of a packed net
 UNFINISHED = 75  # exit status of a run that stopped early and can be gone on with, by sysexits' EX_TEMPFAIL
 
 
@@ -40,7 +43,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     add = parser.add_argument
     add("arch", help="a net of convzoo, such as resnet18")
-    add("--data", default="zh-plus/tiny-imagenet", help="folder of train-*.parquet and valid-*.parquet, or a set on the Hub")
+    add("--data", default=DATA, help="folder of train-*.parquet and valid-*.parquet, or a set on the Hub")
     add("--cache", type=Path, help="folder to keep the decoded images in")
     add("--out", type=Path, help="folder of the checkpoint, the log and the results (default: runs/ARCH)")
     length = parser.add_mutually_exclusive_group(required=True)
@@ -49,8 +52,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--call-minutes", type=float, default=math.inf, help="leave, resumable, after so many minutes of this call")
     add("--final", action="store_true", help="train on all images, pack the net, measure it on the validation images")
     add("--hub", type=Path, default=Path("weights/hub"), help="where the packed net goes, in a folder of its name")
-    add("--tag", default="tiny_imagenet", help="the packed net is called ARCH.TAG")
-    add("--option", action="append", default=[], type=model_option, metavar="KEY=VALUE", help="option of the net; VALUE in JSON")
+    add("--tag", default=TAG, help="the packed net is called ARCH.TAG")
+    add(
+        "--option",
+        action="append",
+        default=[],
+        type=model_option,
+        metavar="KEY=VALUE",
+        help="option of the net; VALUE in JSON",
+    )
     add("--batch", type=int, default=256, help="images a step, over all processes")
     add("--small", type=int, help="train on images of this size first (progressive resizing)")
     add("--small-share", type=float, default=0.5, help="for this share of the steps")
@@ -84,35 +94,6 @@ def model_option(text: str) -> tuple[str, Any]:
         return key, value
 
 
-class Process(NamedTuple):
-    """This process among those that train one net together, and its device."""
-
-    rank: int
-    world: int
-    device: torch.device
-
-    def agree(self, number: float) -> float:
-        """The first process's ``number``, on all of them."""
-        if self.world == 1:
-            return number
-        value = torch.tensor(number, dtype=torch.float64, device=self.device)
-        dist.broadcast(value, 0)
-        return value.item()
-
-
-def join(device: str | None) -> Process:
-    """Join the processes that torchrun started, if it did."""
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if "RANK" not in os.environ:
-        return Process(0, 1, torch.device(kind))
-    local = int(os.environ["LOCAL_RANK"])
-    if kind == "cuda":
-        torch.cuda.set_device(local)
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
-    return Process(dist.get_rank(), dist.get_world_size(), torch.device(kind, local if kind == "cuda" else None))
-
-
 def write_json(path: Path, value: object) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(json.dumps(value, indent=1) + "\n")
@@ -126,7 +107,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def seconds_per_step(trainer: Trainer, process: Process, at_most: float) -> float:
+def seconds_per_step(trainer: Trainer, at_most: float) -> float:
     """Time ``--timed-steps`` steps of each image size, or fewer where they take long; their mean over the run."""
     args, long = trainer.args, 10**6
     before = copy.deepcopy(trainer.state())
@@ -138,18 +119,19 @@ def seconds_per_step(trainer: Trainer, process: Process, at_most: float) -> floa
             continue
         trainer.done = first
         for _ in range(3):  # compile, pick algorithms, fill the allocator
-            trainer.step().item()
+            trainer.step()
+        trainer.loss_sum.item()  # wait for the device
         steps, started = 0, time.perf_counter()
-        while steps < args.timed_steps and process.agree(steps < 3 or time.perf_counter() - started < at_most):
-            loss = trainer.step()
+        while steps < args.timed_steps and trainer.process.agree(steps < 3 or time.perf_counter() - started < at_most):
+            trainer.step()
             steps += 1
-        loss.item()  # wait for the device
+        trainer.loss_sum.item()
         result += share * (time.perf_counter() - started) / steps
     trainer.load_state(before)
     return result
 
 
-def fit_steps(trainer: Trainer, process: Process, held: Split | None, started: float) -> int:
+def fit_steps(trainer: Trainer, held: Split | None, started: float) -> int:
     """The number of steps that ``--minutes`` leaves time for, beside the evaluations and a margin of 5 %.
 
     Raises:
@@ -157,23 +139,23 @@ def fit_steps(trainer: Trainer, process: Process, held: Split | None, started: f
     """
     args = trainer.args
     budget = 60 * args.minutes
-    step = seconds_per_step(trainer, process, 0.05 * budget)
+    step = seconds_per_step(trainer, 0.05 * budget)
     probe = trainer.split.select(np.arange(min(500, len(trainer.split.labels))))
     for _ in range(2):  # the first one warms up
         began = time.perf_counter()
         count_right(trainer.average.model, probe, bf16=trainer.bf16)
     image = (time.perf_counter() - began) / len(probe.labels)
-    # a final run reads 10,000 images in float32, at up to four times the cost of bfloat16
-    reading = image * ((args.evaluations + 1) * len(held.labels) if held else 40_000)
+    packed = image * (len(held.labels) if held else 10_000) * (4 if trainer.bf16 else 1)  # is read in float32
+    reading = packed + image * (args.evaluations * len(held.labels) if held else 0)
     gone = time.perf_counter() - started
     left = 0.95 * budget - gone - reading
-    steps = int(process.agree(left / step))
+    steps = int(trainer.process.agree(left / step))
     if steps < 1:
         raise ValueError(
             f"--minutes {args.minutes:g} leaves {left:.0f} s to train, and a step takes {step:.2f} s; "
             "pass more minutes, a smaller --batch, or fewer --evaluations"
         )
-    if process.rank == 0:
+    if trainer.process.rank == 0:
         print(
             f"{1000 * step:.1f} ms a step: {steps / trainer.steps_per_epoch:.1f} epochs ({steps} steps) fit "
             f"{args.minutes:g} minutes, of which {gone:.0f} s went by and {reading:.0f} s are for evaluations"
@@ -181,60 +163,118 @@ def fit_steps(trainer: Trainer, process: Process, held: Split | None, started: f
     return steps
 
 
-def train(trainer: Trainer, process: Process, held: Split | None, started: float) -> bool:
+def train(trainer: Trainer, held: Split | None, started: float) -> bool:
     """Steps until the last one; False where the run left before, by ``--call-minutes`` or SIGTERM."""
-    args, main = trainer.args, process.rank == 0
-    before, deadline, saved, leave = trainer.seconds, started + 60 * args.call_minutes, time.perf_counter(), []
+    args, process = trainer.args, trainer.process
+    main, before, saved, leave = process.rank == 0, trainer.seconds, time.perf_counter(), []
     handler = signal.signal(signal.SIGTERM, lambda *_: leave.append(True))
-    losses: list[torch.Tensor] = []
     try:
         with tqdm(total=trainer.steps, initial=trainer.done, disable=not main, mininterval=1, unit="step") as bar:
             while trainer.done < trainer.steps:
-                losses.append(trainer.step())
+                trainer.step()
                 bar.update()
-                if trainer.done * args.evaluations // trainer.steps > (trainer.done - 1) * args.evaluations // trainer.steps:
-                    record(trainer, held, losses, bar)
                 now = time.perf_counter()
                 trainer.seconds = before + now - started
-                stop = bool(leave) or now > deadline
+                if main:
+                    record(trainer, held, bar)
+                stop = bool(leave) or now - started > 60 * args.call_minutes
                 if process.world > 1:  # one answer for all, asked for now and then
                     stop = trainer.done % 10 == 0 and bool(process.agree(stop))
-                if main and (stop or now - saved > args.checkpoint_seconds or trainer.done == trainer.steps):
+                last = trainer.done == trainer.steps
+                if main and (stop or last or now - saved > args.checkpoint_seconds):
                     save_checkpoint(args.out / "checkpoint.pt", trainer.state())
                     saved = time.perf_counter()
-                if stop and trainer.done < trainer.steps:
+                if stop and not last:
                     return False
     finally:
         signal.signal(signal.SIGTERM, handler)
     return True
 
 
-def record(trainer: Trainer, held: Split | None, losses: list[torch.Tensor], bar: tqdm) -> None:
-    """A line of the log: the mean loss since the last one, and the accuracy on the held-out images.
+def record(trainer: Trainer, held: Split | None, bar: tqdm) -> None:
+    """Where one is due, a record in the log: the mean loss since the last, and the accuracy on the held-out images.
 
     Raises:
         FloatingPointError: the training has diverged.
     """
-    loss = torch.stack(losses).mean().item()
-    losses.clear()
+    done, steps, records = trainer.done, trainer.steps, trainer.args.evaluations
+    if done * records // steps == (done - 1) * records // steps:
+        return
+    since = trainer.history[-1]["step"] if trainer.history else 0
+    loss = trainer.loss_sum.item() / (done - since)
+    trainer.loss_sum.zero_()
     if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss} at step {trainer.done}; start again with a smaller --lr, or --clip 1")
-    line: dict[str, Any] = {"step": trainer.done, "epoch": round(trainer.done / trainer.steps_per_epoch, 3), "loss": loss}
-    if trainer.rank == 0:
-        if held:
-            right = count_right(trainer.average.model, held, bf16=trainer.bf16)
-            line |= {f"held_out_top{k}": 100 * hits / len(held.labels) for k, hits in zip((1, 5), right, strict=True)}
-        trainer.history.append({**line, "lr": trainer.optimizer.param_groups[0]["lr"], "seconds": round(trainer.seconds, 1)})
-        write_json(trainer.args.out / "log.json", trainer.history)
-        bar.set_postfix({name: f"{value:.4g}" for name, value in line.items() if name != "step"})
+        raise FloatingPointError(f"the loss is {loss} at step {done}; start again with a smaller --lr, or --clip 1")
+    line: dict[str, Any] = {"step": done, "epoch": round(done / trainer.steps_per_epoch, 3), "loss": loss}
+    line["lr"] = trainer.optimizer.param_groups[0]["lr"]
+    if held:
+        right = count_right(trainer.average.model, held, bf16=trainer.bf16)
+        line |= {f"held_out_top{k}": 100 * hits / len(held.labels) for k, hits in zip((1, 5), right, strict=True)}
+    trainer.history.append({**line, "seconds": round(trainer.seconds, 1)})
+    write_json(trainer.args.out / "log.json", trainer.history)
+    bar.set_postfix({name: f"{value:.4g}" for name, value in line.items() if name != "step"})
 
 
-def pack(trainer: Trainer, split: Split, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Write the average in float16 as a repository of the Hub, with what the file reaches on ``split`` as loaded."""
+def pack(trainer: Trainer, split: Split, name: str, folder: Path) -> dict[str, Any]:
+    """Write the average in float16 as a repository of the Hub, with what the file, as loaded, reaches on ``split``."""
     args = trainer.args
     model = trainer.make_model()
     model.load_state_dict(trainer.average.model.state_dict())
-    return {}
+    recipe = {
+        **asdict(trainer.recipe),
+        "cutmix": trainer.augment.cutmix,
+        "epochs": round(trainer.steps / trainer.steps_per_epoch, 2),
+        "steps": trainer.steps,
+        **{key: getattr(args, key) for key in ("batch", "seed")},
+        **({"small": args.small, "small_share": args.small_share} if args.small else {}),
+        **({"teacher": Path(args.teacher).name, "distill": args.distill} if args.teacher else {}),
+        "images": len(trainer.split.labels),
+        "seconds": round(trainer.seconds),
+        "precision": "bfloat16" if trainer.bf16 else "float32",
+        "made_with": f"torch {torch.__version__}",
+    }
+    dataset: dict[str, Any] = {"split": name}
+    if args.tag == TAG:
+        dataset |= {"id": DATA, "name": "Tiny-ImageNet"}
+    words = Path(args.data) / "classes.json"
+    if words.is_file():
+        dataset["class_names"] = {entry["wnid"]: entry["name"] for entry in json.loads(words.read_text())}
+    about: dict[str, Any] = {
+        "tag": args.tag,
+        "classes": split.classes,
+        "mean": MEAN,
+        "std": STD,
+        "dataset": dataset,
+        "dataset_terms": TERMS if args.tag == TAG else "",
+        "recipe": recipe,
+        "dtype": "float16",
+    }
+    trial = convzoo.save_pretrained(model, args.out / "unmeasured", **about)
+    loaded = convzoo.create_model(args.arch, pretrained=trial).to(
+        trainer.process.device, memory_format=torch.channels_last
+    )
+    count = len(split.labels)
+    right = count_right(loaded.eval(), split)
+    metrics = {"top1": 100 * right[0] / count, "top5": 100 * right[1] / count, "n": count}
+    convzoo.save_pretrained(model, folder, metrics=metrics, **about)
+    write_json(folder / "log.json", trainer.history)
+    shutil.rmtree(trial)
+    return {"metrics": metrics, "top1_interval": wilson(right[0], count), "on": name, "recipe": recipe}
+
+
+def finish(trainer: Trainer, held: Split | None) -> None:
+    """Pack and measure the net that a finished run ends with; what has been measured is not measured again."""
+    args = trainer.args
+    name, results = f"{args.arch}.{args.tag}", args.out / "results.json"
+    if not results.exists():
+        if held is None:
+            folder, split, on = args.hub / name, load_split(args.data, "valid", cache=args.cache), "valid"
+        else:
+            folder, split, on = args.out / name, held, "held out of train"
+        measured = pack(trainer, split, on, folder)
+        size = (folder / "model.safetensors").stat().st_size
+        write_json(results, {"name": name, "folder": str(folder), "bytes": size, **measured})
+    print(results.read_text())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -249,15 +289,21 @@ def main(argv: list[str] | None = None) -> int:
     if not args.final:
         train_on, choose_by = hold_out(len(split.labels))
         split, held = split.select(train_on), split.select(choose_by).to(process.device)
-    trainer = Trainer(args, split, process.device, process.rank, process.world)
+    trainer = Trainer(args, split, process)
+    size = 2 * sum(value.numel() for value in trainer.model.state_dict().values())
+    if args.final and size > PACKED_LIMIT:
+        raise ValueError(
+            f"{args.arch} takes {size / 1e6:.0f} MB in float16, and a packed net may take {PACKED_LIMIT / 1e6:.0f}; "
+            "train a smaller one, or leave --final out"
+        )
     checkpoint = args.out / "checkpoint.pt"
     if checkpoint.exists():
         trainer.load_state(torch.load(checkpoint, map_location="cpu", weights_only=True))
-    elif args.minutes:
-        trainer.plan(fit_steps(trainer, process, held, started))
     else:
-        trainer.plan(max(1, round(args.epochs * trainer.steps_per_epoch)))
-    finished = train(trainer, process, held, started)
+        (args.out / "results.json").unlink(missing_ok=True)
+        fitting = fit_steps(trainer, held, started) if args.minutes else round(args.epochs * trainer.steps_per_epoch)
+        trainer.plan(max(1, fitting))
+    finished = train(trainer, held, started)
     if process.rank == 0:
         if finished:
             finish(trainer, held)

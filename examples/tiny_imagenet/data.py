@@ -1,9 +1,9 @@
 """Tiny-ImageNet, or any set laid out like it, decoded once into one tensor of bytes.
 
-The set is a number of parquet files, ``train-*.parquet`` and ``valid-*.parquet``, as the Hub's ``zh-plus/tiny-imagenet``
-has them: a column ``image`` of encoded images {bytes, path}, grey or in colour, all of one size, and a column ``label``.
-At 64x64 pixels the 100,000 training images are 1.23 GB, which fits any device: nothing is decoded twice, and no
-worker process is needed.
+The set is a number of parquet files, ``train-*.parquet`` and ``valid-*.parquet``, as the Hub's
+``zh-plus/tiny-imagenet`` has them: a column ``image`` of encoded images {bytes, path}, grey or in colour, all of one
+size, and a column ``label``. At 64x64 pixels the 100,000 training images are 1.23 GB, which fits any device: nothing
+is decoded twice, and no worker process is needed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from .augment import normalise
 
 
 class Split(NamedTuple):
@@ -50,13 +52,19 @@ def find_files(source: str, split: str) -> list[Path]:
     elif source.count("/") == 1 and not source.startswith((".", "/")):
         from huggingface_hub import HfApi, hf_hub_download
 
-        listed = sorted(name for name in HfApi().list_repo_files(source, repo_type="dataset") if name.endswith(".parquet"))
+        listed = sorted(
+            name for name in HfApi().list_repo_files(source, repo_type="dataset") if name.endswith(".parquet")
+        )
         names = [name for name in listed if Path(name).name.startswith(f"{split}-")]
         files = [Path(hf_hub_download(source, name, repo_type="dataset")) for name in names]
     else:
-        raise FileNotFoundError(f"there is no folder {source}; --data takes a folder, or owner/name of a set on the Hub")
+        raise FileNotFoundError(
+            f"there is no folder {source}; --data takes a folder, or owner/name of a set on the Hub"
+        )
     if not files:
-        raise FileNotFoundError(f"{source} has no file {split}-*.parquet; --data takes a set laid out like Tiny-ImageNet")
+        raise FileNotFoundError(
+            f"{source} has no file {split}-*.parquet; --data takes a set laid out like Tiny-ImageNet"
+        )
     return files
 
 

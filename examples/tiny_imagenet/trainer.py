@@ -11,13 +11,15 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -113,8 +115,39 @@ def load_teacher(source: str, num_classes: int) -> nn.Module:
     else:
         model = convzoo.create_model(source, pretrained=True)
     if model.num_classes != num_classes:
-        raise ValueError(f"--teacher {source} tells {model.num_classes} classes apart, the data has {num_classes}; pass another")
+        raise ValueError(
+            f"--teacher {source} tells {model.num_classes} classes apart, the data has {num_classes}; pass another"
+        )
     return model.eval().requires_grad_(False)
+
+
+class Process(NamedTuple):
+    """This process among those that train one net together, and its device."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    def agree(self, number: float) -> float:
+        """The first process's ``number``, on all of them."""
+        if self.world == 1:
+            return number
+        value = torch.tensor(number, dtype=torch.float64, device=self.device)
+        dist.broadcast(value, 0)
+        return value.item()
+
+
+def join(device: str | None) -> Process:
+    """Join the processes that torchrun started, if it did."""
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if "RANK" not in os.environ:
+        return Process(0, 1, torch.device(kind))
+    local = int(os.environ["LOCAL_RANK"])
+    if kind == "cuda":
+        torch.cuda.set_device(local)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    return Process(dist.get_rank(), dist.get_world_size(), torch.device(kind, local if kind == "cuda" else None))
 
 
 class Trainer:
@@ -124,38 +157,47 @@ class Trainer:
     the step is the random state.
     """
 
-    def __init__(self, args: argparse.Namespace, split: Split, device: torch.device, rank: int = 0, world: int = 1) -> None:
-        self.args, self.device, self.rank, self.world = args, device, rank, world
+    def __init__(self, args: argparse.Namespace, split: Split, process: Process) -> None:
+        self.args, self.process, device = args, process, process.device
         self.steps_per_epoch = len(split.labels) // args.batch
-        if args.batch % (2 * world) or not self.steps_per_epoch:
+        if args.batch % (2 * process.world) or not self.steps_per_epoch:
             raise ValueError(
-                f"--batch {args.batch} does not fit {world} processes and {len(split.labels)} images; "
-                f"pass a multiple of {2 * world} of at most {len(split.labels)}"
+                f"--batch {args.batch} does not fit {process.world} processes and {len(split.labels)} images; "
+                f"pass a multiple of {2 * process.world} of at most {len(split.labels)}"
             )
-        self.split, self.side, self.bf16 = split.to(device), split.images.shape[-1], device.type == "cuda" and not args.float32
+        self.split = split.to(device)
+        self.bf16 = device.type == "cuda" and not args.float32
         self.options = OPTIONS.get(convzoo.model_info(args.arch).family, {}) | dict(args.option)
         torch.manual_seed(args.seed)
         self.model = self.make_model().to(device, memory_format=torch.channels_last)
         if args.small and self.model.fixed_size:
-            raise ValueError(f"{args.arch} takes images of one size only, so --small {args.small} cannot be; leave it out")
+            raise ValueError(f"{args.arch} takes images of one size, and --small {args.small} is another; leave it out")
         given = {field.name: getattr(args, field.name) for field in fields(Recipe)}
         self.recipe = replace(default_recipe(self.model), **{k: v for k, v in given.items() if v is not None})
-        self.teacher = load_teacher(args.teacher, len(split.classes)).to(device) if args.teacher else None
-        if world > 1 and device.type == "cuda":
+        self.teacher: Callable[[Tensor], Tensor] | None = None
+        if args.teacher:
+            teacher = load_teacher(args.teacher, len(split.classes)).to(device, memory_format=torch.channels_last)
+            self.teacher = torch.compile(teacher) if args.compile else teacher
+        if process.world > 1 and device.type == "cuda":
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.average = Average(self.model, self.recipe.ema)
         self.optimizer = make_optimizer(self.model, self.recipe, args.batch)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
-        net: nn.Module = self.model
-        if world > 1:
+        net: nn.Module = self.model.train()
+        if process.world > 1:
             net = DistributedDataParallel(net, device_ids=[device.index] if device.type == "cuda" else None)
         self.net: Callable[[Tensor], Tensor] = torch.compile(net) if args.compile else net
-        self.done, self.seconds, self.epoch, self.history = 0, 0.0, -1, []
+        self.done, self.seconds, self.epoch = 0, 0.0, -1
+        self.loss_sum, self.history = torch.zeros((), device=device), []  # of the steps since the last record
         self.plan(1)
 
     def make_model(self) -> convzoo.Classifier:
         return convzoo.create_model(
-            self.args.arch, num_classes=len(self.split.classes), img_size=self.side, **self.options
+            self.args.arch,
+            num_classes=len(self.split.classes),
+            in_chans=3,
+            img_size=tuple(self.split.images.shape[2:]),
+            **self.options,
         )
 
     def plan(self, steps: int) -> None:
@@ -171,11 +213,11 @@ class Trainer:
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self.epoch:
             order = np.random.default_rng((self.args.seed, 0, epoch)).permutation(len(self.split.labels))
-            self.epoch, self.order = epoch, torch.from_numpy(order).to(self.device)
-        rng, size = np.random.default_rng((self.args.seed, 1, step)), self.args.batch // self.world
+            self.epoch, self.order = epoch, torch.from_numpy(order).to(self.process.device)
+        rng, size = np.random.default_rng((self.args.seed, 1, step)), self.args.batch // self.process.world
         draws = self.augment.draw(rng, self.args.batch)
-        torch.manual_seed(int(rng.integers(2**62)) + self.rank)  # for dropout and its like
-        first = self.rank * size
+        torch.manual_seed(int(rng.integers(2**62)) + self.process.rank)  # for dropout and its like
+        first = self.process.rank * size
         index = self.order[place * self.args.batch + first :][:size]
         side = self.args.small if self.args.small and step < self.args.small_share * self.steps else None
         mine = {name: values[first : first + size] for name, values in draws.items()}
@@ -184,7 +226,7 @@ class Trainer:
 
     def loss(self, images: Tensor, labels: Tensor, kept: Tensor) -> Tensor:
         """Cross-entropy with the labels of both images that were mixed; with a teacher, partly with its answer."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.process.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.net(images).float()
             if self.teacher is not None:
                 with torch.no_grad():
@@ -197,15 +239,16 @@ class Trainer:
         if self.teacher is None:
             return loss
         heat, share = self.args.temperature, self.args.distill  # Hinton et al. 2015, arXiv:1503.02531
-        soft = F.kl_div(F.log_softmax(logits / heat, 1), F.log_softmax(taught / heat, 1), log_target=True, reduction="batchmean")
+        soft = F.kl_div(
+            F.log_softmax(logits / heat, 1), F.log_softmax(taught / heat, 1), log_target=True, reduction="batchmean"
+        )
         return (1 - share) * loss + share * heat**2 * soft
 
-    def step(self) -> Tensor:
-        """One step of the run; its loss, still on the device."""
+    def step(self) -> None:
+        """One step of the run."""
         factor = lr_factor(self.done, self.steps, self.recipe.warmup)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
-        self.model.train()
         loss = self.loss(*self.batch(self.done))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -213,12 +256,24 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
         self.average.update(self.done)
+        self.loss_sum += loss.detach()
         self.done += 1
-        return loss.detach()
 
     def settings(self) -> dict[str, Any]:
         """What makes this run the run it is; a checkpoint of other settings is not gone on from."""
-        names = ("arch", "batch", "seed", "epochs", "minutes", "final", "small", "small_share", "teacher", "distill", "temperature")
+        names = (
+            "arch",
+            "batch",
+            "seed",
+            "epochs",
+            "minutes",
+            "final",
+            "small",
+            "small_share",
+            "teacher",
+            "distill",
+            "temperature",
+        )
         own = {name: getattr(self.args, name) for name in names}
         return {**own, "images": len(self.split.labels), "options": self.options, "recipe": asdict(self.recipe)}
 
@@ -231,6 +286,7 @@ class Trainer:
             "steps": self.steps,
             "done": self.done,
             "seconds": self.seconds,
+            "loss_sum": self.loss_sum,
             "history": self.history,
         }
 
@@ -251,5 +307,6 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.loss_sum.copy_(state["loss_sum"])
         self.done, self.seconds, self.history = state["done"], state["seconds"], state["history"]
         self.plan(state["steps"])
