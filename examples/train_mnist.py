@@ -1,6 +1,6 @@
 """Train one of the small nets on MNIST, and measure it once.
 
-    python examples/train_mnist.py --model lenet5 --data FOLDER            # a folder with train-*.parquet, test-*.parquet
+    python examples/train_mnist.py --model lenet5 --data FOLDER       # a folder with train-*.parquet, test-*.parquet
     python examples/train_mnist.py --model fcn_gap --augment               # fetches ylecun/mnist from the Hub
 
 What a project of your own would look like: convzoo gives the net, the loop is yours. 5,000 training digits, the same
@@ -34,7 +34,7 @@ HELD_OUT = 5_000
 
 def read_split(source: str, split: str) -> tuple[Tensor, Tensor]:
     """The digits (N, 1, 28, 28) as bytes and their labels (N,) of ``train`` or ``test``."""
-    import pyarrow.parquet as parquet
+    from pyarrow import parquet
     from PIL import Image
 
     folder = Path(source)

@@ -1,6 +1,9 @@
 """One file a family; importing this package registers them all."""
 
-from . import lenet, mnist, mnist_gap, resnet
+from . import ablation, alexnet, googlenet, inception_v3, lenet, mnist, mnist_gap, resnet, vgg
 from ._base import AuxLogits, Classifier, ModelConfig
 
-__all__ = ["AuxLogits", "Classifier", "ModelConfig", "lenet", "mnist", "mnist_gap", "resnet"]
+__all__ = [
+    "AuxLogits", "Classifier", "ModelConfig",
+    "ablation", "alexnet", "googlenet", "inception_v3", "lenet", "mnist", "mnist_gap", "resnet", "vgg",
+]  # fmt: skip

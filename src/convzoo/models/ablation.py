@@ -1,0 +1,164 @@
+"""A series of plain CNNs, one trick at a time: what does batch norm do, what a leaky ReLU, what pooling?
+
+From a published ablation rather than a paper. The first net has six 5x5 convolutions (64-128-256-512-1024-1024) with
+sigmoids, five of them followed by 2x2 max-pooling, and a hidden layer of 1024. The second adds batch norm behind every
+convolution. Each of the others adds one more trick to the second; the last has them all.
+
+===================== ============================================================================ ============
+name                  what it adds                                                                 parameters
+===================== ============================================================================ ============
+``cnn_sigmoid``       nothing                                                                      95,027,856
+``cnn_bn``            batch norm                                                                   95,033,872
+``cnn_leaky_relu``    and leaky ReLU for sigmoid                                                   95,033,872
+``cnn_gap``           and global average pooling for the hidden layer                              43,652,624
+``cnn_dropout``       and dropout before the last layer                                            95,033,872
+``cnn_3x3``           and two 3x3 convolutions for each 5x5                                        89,129,296
+``cnn_concat``        and four branches side by side for convolution 5                             85,040,272
+``cnn_all_tricks``    all: one 3x3 each, leaky ReLU, branches for 5 and 6, pooling, dropout         8,392,464
+===================== ============================================================================ ============
+
+Departures: the published figures fix every size, but not where the sixth pooling would have been nor where
+activations stand inside the branches; here the first five convolutions are pooled, and every convolution that another
+one reads is activated. All but the nets that pool globally are built for ``img_size``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..registry import register
+from ._base import Classifier, ModelConfig, global_average
+from ._init import centred_sigmoid_, he_normal_, identity_, normal_, without_default_init
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationConfig(ModelConfig):
+    """``convolution``: of every stage; ``branched``: the stages (5, 6) that are four branches instead; ``gap``: pool
+    globally instead of flattening; ``dropout``: before the last layer."""
+
+    num_classes: int = 16
+    activation: Literal["sigmoid", "leaky_relu"] = "sigmoid"
+    batch_norm: bool = True
+    convolution: Literal["5x5", "3x3", "two 3x3"] = "5x5"
+    branched: tuple[int, ...] = ()
+    gap: bool = False
+    dropout: float = 0.0
+
+    def validate(self) -> None:
+        super().validate()
+        if not set(self.branched) <= {5, 6}:
+            raise ValueError(f"branched of {self.name} may name stages 5 and 6, got {self.branched!r}; pass e.g. (5,)")
+
+
+VARIANTS = (
+    AblationConfig(name="cnn_sigmoid", batch_norm=False),
+    AblationConfig(name="cnn_bn"),
+    AblationConfig(name="cnn_leaky_relu", activation="leaky_relu"),
+    AblationConfig(name="cnn_gap", gap=True),
+    AblationConfig(name="cnn_dropout", dropout=0.5),
+    AblationConfig(name="cnn_3x3", convolution="two 3x3"),
+    AblationConfig(name="cnn_concat", branched=(5,)),
+    AblationConfig(
+        name="cnn_all_tricks", activation="leaky_relu", convolution="3x3", branched=(5, 6), gap=True, dropout=0.5
+    ),
+)
+WIDTHS = (64, 128, 256, 512, 1024, 1024)
+
+
+def make_activation(config: AblationConfig) -> nn.Module:
+    """The config's activation."""
+    return nn.Sigmoid() if config.activation == "sigmoid" else nn.LeakyReLU(0.01)
+
+
+class Branches(nn.Module):
+    """Four branches side by side: (N, C, H, W) to (N, 384 + 256 + 256 + 128, H, W)."""
+
+    def __init__(self, chans: int, config: AblationConfig) -> None:
+        super().__init__()
+        self.branch1x1 = nn.Conv2d(chans, 384, 1)
+        self.branch3x3 = nn.Sequential(
+            nn.Conv2d(chans, 384, 1), make_activation(config), nn.Conv2d(384, 256, 3, padding=1)
+        )
+        self.branch5x5 = nn.Sequential(
+            nn.Conv2d(chans, 256, 1), make_activation(config), nn.Conv2d(256, 256, 5, padding=2)
+        )
+        self.branch_pool = nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.Conv2d(chans, 128, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.branch1x1(x), self.branch3x3(x), self.branch5x5(x), self.branch_pool(x)], 1)
+
+
+def make_stage(stage: int, chans: int, config: AblationConfig) -> nn.Sequential:
+    """Convolutions of one stage, each normalised where asked and activated; the size of the maps is kept."""
+    width = WIDTHS[stage - 1]
+    if stage in config.branched:
+        convolutions: list[nn.Module] = [Branches(chans, config)]
+    elif config.convolution == "two 3x3":
+        convolutions = [nn.Conv2d(chans, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)]
+    else:
+        kernel = int(config.convolution[0])
+        convolutions = [nn.Conv2d(chans, width, kernel, padding=kernel // 2)]
+    layers: list[nn.Module] = []
+    for convolution in convolutions:
+        norm = [nn.BatchNorm2d(width)] if config.batch_norm else []
+        layers += [convolution, *norm, make_activation(config)]
+    return nn.Sequential(*layers)
+
+
+class AblationCNN(Classifier):
+    """Six stages of convolutions, the first five max-pooled, then a hidden layer or global average pooling."""
+
+    num_features = 1024
+    cam_layer = "stage6"
+    stages = {f"stage{stage}": f"stage{stage}" for stage in range(1, 7)}
+    config: AblationConfig
+    stage6: nn.Sequential
+
+    def __init__(self, config: AblationConfig) -> None:
+        super().__init__(config, min_size=32, min_size_why="five 2x2 poolings")
+        self.fixed_size = not config.gap
+        self.cam_method = "cam" if config.gap else "grad_cam"
+        height, width = (side // 32 for side in self.img_size)
+        chans = config.in_chans
+        with without_default_init():
+            for stage in range(1, 7):
+                self.add_module(f"stage{stage}", make_stage(stage, chans, config))
+                chans = WIDTHS[stage - 1]
+            self.pool = nn.MaxPool2d(2)
+            self.fc1 = nn.Identity() if config.gap else nn.Linear(1024 * height * width, 1024)
+            self.activation = nn.Identity() if config.gap else make_activation(config)
+            self.drop = nn.Dropout(config.dropout)
+            self.fc = self.make_classifier(config.num_classes)
+        self.reset_parameters()
+
+    def init_weights(self, module: nn.Module) -> None:
+        """For sigmoids, on their slope; for leaky ReLU, He et al. 2015; the last layer starts small."""
+        if isinstance(module, nn.BatchNorm2d):
+            identity_(module)
+        elif isinstance(module, (nn.Conv2d, nn.Linear)):
+            if module is self.get_classifier():
+                normal_(module, 0.03)
+            elif self.config.activation == "leaky_relu":
+                he_normal_(module)
+            else:
+                first = next(layer for layer in self.modules() if isinstance(layer, nn.Conv2d))
+                centred_sigmoid_(module, after_sigmoid=module is not first)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        for stage in range(1, 6):
+            x = self.pool(self.get_submodule(f"stage{stage}")(x))  # (N, WIDTHS[stage - 1], H / 2^stage, W / 2^stage)
+        return self.stage6(x)  # (N, 1024, H/32, W/32)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        flat = global_average(features) if self.config.gap else features.flatten(1)
+        x = self.drop(self.activation(self.fc1(flat)))  # (N, 1024)
+        return x if pre_logits else self.fc(x)
+
+
+register(AblationCNN, VARIANTS, family="ablation", paper="none: a published ablation series",
+         source="its table of variants")  # fmt: skip
