@@ -34,8 +34,8 @@ HELD_OUT = 5_000
 
 def read_split(source: str, split: str) -> tuple[Tensor, Tensor]:
     """The digits (N, 1, 28, 28) as bytes and their labels (N,) of ``train`` or ``test``."""
-    from pyarrow import parquet
     from PIL import Image
+    from pyarrow import parquet
 
     folder = Path(source)
     if not folder.is_dir():

@@ -1,6 +1,6 @@
 """convzoo: the classic image classifiers, by name, hand-written, checked."""
 
-from .models import Classifier
+from .models import AuxLogits, Classifier
 from .registry import ModelInfo, create_model, list_models, model_info
 from .weights import (
     WeightInfo,
@@ -20,6 +20,7 @@ from .weights import (
 
 __version__ = "0.1.0"
 __all__ = [
+    "AuxLogits",
     "Classifier",
     "ModelInfo",
     "WeightInfo",

@@ -1,9 +1,9 @@
 """One file a family; importing this package registers them all."""
 
-from . import ablation, alexnet, googlenet, inception_v3, lenet, mnist, mnist_gap, resnet, vgg
+from . import ablation, alexnet, googlenet, inception_v3, lenet, mnist, mnist_gap, resnet, t2t_vit, vgg
 from ._base import AuxLogits, Classifier, ModelConfig
 
 __all__ = [
     "AuxLogits", "Classifier", "ModelConfig",
-    "ablation", "alexnet", "googlenet", "inception_v3", "lenet", "mnist", "mnist_gap", "resnet", "vgg",
+    "ablation", "alexnet", "googlenet", "inception_v3", "lenet", "mnist", "mnist_gap", "resnet", "t2t_vit", "vgg",
 ]  # fmt: skip

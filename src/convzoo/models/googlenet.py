@@ -126,7 +126,8 @@ class GoogLeNet(Classifier):
     inception4a: Inception
 
     def __init__(self, config: GoogLeNetConfig) -> None:
-        super().__init__(config, min_size=15, min_size_why="seven halvings, by unpadded poolings in part")
+        smallest = 31 if config.last_pool == "3x3" else 15
+        super().__init__(config, min_size=smallest, min_size_why="the unpadded poolings leave nothing of less")
         sparse = config.batch_norm == "sparse"
         with without_default_init():
             self.conv1 = ConvUnit(config.in_chans, 64, config, kernel=7, stride=2)

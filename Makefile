@@ -1,0 +1,43 @@
+# Two commands on a fresh machine with Python 3.10 or later: make demo, make test.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check slow docs benchmark clean
+
+demo: $(VENV)/.installed  ## show what the library does, on pictures of drawn digits
+	$(BIN)/python examples/demo.py
+
+test: check  ## everything that must pass
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: $(VENV)/.installed  ## lint, format, types, generated pages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python docs/generate.py --check
+
+slow: $(VENV)/.installed  ## the tests that take minutes or need a data set
+	$(BIN)/python -m pytest -m slow
+
+docs: $(VENV)/.installed-docs  ## the site, in site/
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --quiet --strict
+
+benchmark: $(VENV)/.installed  ## side by side with other libraries, where they are installed
+	$(BIN)/python benchmarks/run.py
+
+# torch first: a plain install of anything that needs it may bring another build
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) -e ".[test]"
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) -e ".[docs]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist site out

@@ -1,0 +1,102 @@
+"""Write the tables that come from the registry: docs/models.md, docs/index.md and the README's.
+
+    python docs/generate.py            # write
+    python docs/generate.py --check    # fail where a page is not what would be written
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+import convzoo
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- generated: {} -->", "<!-- end -->"
+
+
+def thousands(count: int) -> str:
+    """61706 as 61.7 K: three digits and a unit."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}" if count < 1000 * size else f"{count / size:.0f} {unit}"
+    return str(count)
+
+
+def model_rows() -> list[list[str]]:
+    """One row a model: what it costs at its own size, and where it comes from."""
+    rows = []
+    for name in convzoo.list_models():
+        info = convzoo.model_info(name)
+        with torch.device("meta"):
+            model = convzoo.create_model(name)
+        size = (info.in_chans, *info.img_size)
+        macs = convzoo.profile(model, size).macs
+        paper = f"[{info.authors} {info.year}](https://arxiv.org/abs/{info.arxiv})" if info.arxiv else info.paper
+        if not info.arxiv and info.authors:
+            paper = f"{info.authors} {info.year}"
+        weights = ", ".join(f"`{tag}`" for tag in info.weights)
+        rows.append(
+            [f"`{name}`", f"{info.params:,}", thousands(macs), " x ".join(map(str, size)), str(info.min_size)]
+            + [str(info.num_classes), paper.removeprefix("none: "), weights]
+        )
+    return rows
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; the second and third columns are figures."""
+    marks = ["---:" if index in (1, 2, 4, 5) else "---" for index in range(len(header))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, marks, *rows])
+
+
+def weight_rows() -> list[list[str]]:
+    """One row a set of weights: what it is, and its accuracy as measured."""
+    rows = []
+    for name in convzoo.list_weights():
+        info = convzoo.weight_info(name)
+        top1 = info.metrics.get("top1")
+        measured = f"{top1:.2f} % of {info.metrics['n']:,}" if top1 is not None else ""
+        where = "in the package" if info.bundled else "Hub"
+        rows.append([f"`{name}`", f"{info.size / 1e6:.2f} MB", measured, where])
+    return rows
+
+
+def pages() -> dict[str, str]:
+    """The generated parts, by name."""
+    models = table(
+        ["model", "parameters", "MACs", "native size", "smallest side", "classes", "paper", "weights"], model_rows()
+    )
+    weights = table(["weights", "file", "accuracy", "where"], weight_rows())
+    return {"models": models, "weights": weights}
+
+
+def filled(text: str, parts: dict[str, str]) -> str:
+    """``text`` with what stands between each pair of marks replaced."""
+    for name, part in parts.items():
+        begin = BEGIN.format(name)
+        if begin in text:
+            before, rest = text.split(begin, 1)
+            text = f"{before}{begin}\n{part}\n{END}{rest.split(END, 1)[1]}"
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    parts, stale = pages(), []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        old = path.read_text()
+        new = filled(old, parts)
+        if new != old:
+            stale.append(path.relative_to(ROOT))
+            if not check:
+                path.write_text(new)
+    for path in stale:
+        print(f"{path} {'is not what the registry gives; run: python docs/generate.py' if check else 'written'}")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,348 @@
+"""T2T-ViT: a transformer over tokens that are gathered from the image in three overlapping steps.
+
+Yuan et al., *Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet*, 2021, arXiv:2101.11986.
+A soft split cuts overlapping windows out of a map and makes each a token; a small attention module brings it to 64
+numbers; the tokens are laid out as a map again for the next split. Widths, depths and heads are table 1's, ``wide``
+and ``resnext`` those of section 3.2. The attention of ``performer`` tokens is the linear one of Choromanski et al.
+2020, arXiv:2009.14794; that of ``transformer`` tokens (the ``_t`` nets) the usual one. LayerNorm's epsilon is 1e-5.
+
+Departures from the paper: T2T-ViT-7 has 7 blocks, as its published weights have (the text says 8). Images of another
+size than ``img_size`` get the position table of their own grid: it is a fixed function, never trained. The ``_small``
+nets are ours: strides 2, 2, 2 instead of 4, 2, 2, so that a 64x64 image gives 64 tokens and not 16; all weights but
+the position table keep their shapes. Weights have the names that the field uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..registry import register
+from ._base import Classifier, ModelConfig
+from ._init import identity_, normal_, without_default_init
+
+KERNELS = (7, 3, 3)  # sides of the windows of the three soft splits
+TOKEN_DIM = 64  # width of a token between the splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class T2TViTConfig(ModelConfig):
+    """``tokens``: the attention between the soft splits; ``strides``: of the three splits, in cells of their input;
+    ``drop_rate``: dropout of tokens, projections and MLPs, ``attn_drop_rate``: of attention probabilities;
+    ``drop_path_rate``: chance that training skips a branch of the last block, falling to 0 at the first."""
+
+    tokens: Literal["performer", "transformer"] = "performer"
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: int = 3
+    strides: tuple[int, ...] = (4, 2, 2)
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+
+    def validate(self) -> None:
+        super().validate()
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim of {self.name} must be a multiple of num_heads, got {self.embed_dim} and {self.num_heads}; "
+                "pass num_heads that divides it"
+            )
+        if len(self.strides) != 3 or any(stride > kernel for stride, kernel in zip(self.strides, KERNELS, strict=True)):
+            raise ValueError(
+                f"strides of {self.name} must be 3 numbers up to 7, 3, 3, got {self.strides!r}; pass e.g. (4, 2, 2)"
+            )
+
+
+# Yuan et al. 2021, table 1; behind each row its parameters, with the position table and the random features
+VARIANTS = (
+    T2TViTConfig(name="t2t_vit_7", embed_dim=256, depth=7, num_heads=4, mlp_ratio=2),  # 4,310,222
+    T2TViTConfig(name="t2t_vit_10", embed_dim=256, depth=10, num_heads=4, mlp_ratio=2),  # 5,889,230
+    T2TViTConfig(name="t2t_vit_12", embed_dim=256, depth=12, num_heads=4, mlp_ratio=2),  # 6,941,902
+    T2TViTConfig(name="t2t_vit_14", embed_dim=384, depth=14, num_heads=6),  # 21,545,550
+    T2TViTConfig(name="t2t_vit_19", embed_dim=448, depth=19, num_heads=7),  # 39,177,422
+    T2TViTConfig(name="t2t_vit_24", embed_dim=512, depth=24, num_heads=8),  # 64,105,934
+    T2TViTConfig(name="t2t_vit_t_14", tokens="transformer", embed_dim=384, depth=14, num_heads=6),  # 21,541,070
+    T2TViTConfig(name="t2t_vit_t_19", tokens="transformer", embed_dim=448, depth=19, num_heads=7),  # 39,172,942
+    T2TViTConfig(name="t2t_vit_t_24", tokens="transformer", embed_dim=512, depth=24, num_heads=8),  # 64,101,454
+    # section 3.2: few wide blocks, and many narrow heads
+    T2TViTConfig(name="t2t_vit_14_wide", embed_dim=768, depth=4, num_heads=12),  # 25,156,302
+    T2TViTConfig(name="t2t_vit_14_resnext", embed_dim=384, depth=14, num_heads=32),  # 21,545,550
+)
+# ours, with the blocks of t2t_vit_14 and t2t_vit_t_14; 21,186,862 and 21,182,382 parameters
+SMALL_VARIANTS = tuple(
+    replace(row, name=f"{row.name}_small", num_classes=200, img_size=64, strides=(2, 2, 2))
+    for row in (VARIANTS[3], VARIANTS[6])
+)
+
+
+def split_image(images: Tensor, kernel: int, stride: int) -> Tensor:
+    """Images (N, C, H, W) to windows (N, L, C * kernel^2), row by row; a window in the order channel, row, column.
+
+    The numbers of :func:`torch.nn.functional.unfold`, transposed, with one copy instead of two. A side of n * stride
+    is padded so that it gives n windows.
+    """
+    padding = (kernel - stride + 1) // 2
+    windows = F.pad(images, (padding,) * 4).unfold(2, kernel, stride).unfold(3, kernel, stride)  # (N, C, h, w, k, k)
+    return windows.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+
+
+def split_tokens(tokens: Tensor, side: int, kernel: int, stride: int) -> Tensor:
+    """Tokens (N, side^2, D) to the windows (N, L, D * kernel^2) of their map, in the order of :func:`split_image`."""
+    padding = (kernel - stride + 1) // 2
+    maps = F.pad(tokens.unflatten(1, (side, side)), (0, 0, *(padding,) * 4))  # (N, h, w, D)
+    end = side // stride * stride
+    shifts = [maps[:, y : y + end : stride, x : x + end : stride] for y in range(kernel) for x in range(kernel)]
+    return torch.stack(shifts, -1).flatten(3).flatten(1, 2)
+
+
+def sinusoid(length: int, width: int) -> Tensor:
+    """The position table of Vaswani et al. 2017, arXiv:1706.03762, section 3.5: (1, length, width), sines in the even
+    columns and cosines in the odd ones; on the CPU, since not every device has the float64 it is computed in."""
+    position = torch.arange(length, dtype=torch.float64, device="cpu")[:, None]
+    column = torch.arange(width, dtype=torch.float64, device="cpu")
+    angle = position / 10000.0 ** (2 * (column // 2) / width)
+    return torch.where(column % 2 == 0, angle.sin(), angle.cos())[None].float()
+
+
+def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:
+    """Leave ``branch`` (N, L, D) out for a share ``rate`` of the samples (Huang et al. 2016, arXiv:1603.09382)."""
+    if not training or rate == 0.0:
+        return branch
+    keep = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= rate
+    return branch * keep / (1.0 - rate)
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Autocast off where it is on; elsewhere nothing, which leaves traced graphs clean."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, linear; the width of the tokens is kept."""
+
+    def __init__(self, width: int, hidden: int, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+
+
+class TokenPerformer(nn.Module):
+    """Linear attention, windows (N, L, width) to tokens (N, L, 64): softmax(q k^T) v estimated by phi(q) phi(k)^T v,
+    phi(x) = exp(w x - |x|^2 / 2). The skip connection starts from v, since the width changes."""
+
+    features = TOKEN_DIM // 2
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.empty(self.features, TOKEN_DIM), requires_grad=False)  # orthogonal rows, fixed
+        self.kqv = nn.Linear(width, 3 * TOKEN_DIM)
+        self.drop = nn.Dropout(0.1)
+        self.proj = nn.Linear(TOKEN_DIM, TOKEN_DIM)
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(TOKEN_DIM)
+        first, last = nn.Linear(TOKEN_DIM, TOKEN_DIM), nn.Linear(TOKEN_DIM, TOKEN_DIM)
+        self.mlp = nn.Sequential(first, nn.GELU(), last, nn.Dropout(0.1))
+
+    def attend(self, k: Tensor, q: Tensor, v: Tensor) -> Tensor:
+        """Attention of (N, L, 64) to (N, L, 64); in float32 at least, as the sums under- and overflow in float16."""
+        with without_autocast(v.device):
+            dtype = torch.promote_types(v.dtype, torch.float32)
+            w = self.w.to(dtype).t()  # (64, m)
+            k, q = (x @ w - x.square().sum(-1, keepdim=True) / 2 for x in (k.to(dtype), q.to(dtype)))
+            k, q = k.exp().transpose(1, 2), q.exp()  # (N, m, L), (N, L, m)
+            # phi has a factor 1 / sqrt(m) that cancels, but for the epsilon of 1e-8: there it is an m
+            norm = q @ k.sum(-1, keepdim=True) + self.features * 1e-8  # (N, L, 1)
+            return (q @ (k @ v.to(dtype)) / norm).to(v.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, q, v = self.kqv(self.norm1(x)).chunk(3, -1)
+        x = v + self.drop(self.proj(self.attend(k, q, v)))
+        return x + self.mlp(self.norm2(x))
+
+
+class TokenAttention(nn.Module):
+    """Attention with one head, (N, L, width) to (N, L, 64); the skip connection starts from v."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = width**-0.5  # of the input, although q and k are 64 wide: so the nets were trained
+        self.qkv = nn.Linear(width, 3 * TOKEN_DIM, bias=False)
+        self.proj = nn.Linear(TOKEN_DIM, TOKEN_DIM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x)[:, None].chunk(3, -1)  # (N, 1, L, 64)
+        return (v + self.proj(F.scaled_dot_product_attention(q, k, v, scale=self.scale)))[:, 0]
+
+
+class TokenTransformer(nn.Module):
+    """A transformer block that changes the width: windows (N, L, width) to tokens (N, L, 64)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = TokenAttention(width)
+        self.norm2 = nn.LayerNorm(TOKEN_DIM)
+        self.mlp = Mlp(TOKEN_DIM, TOKEN_DIM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class TokensToToken(nn.Module):
+    """The stem: images (N, C, H, W) to tokens (N, L, embed_dim), L = H * W / (product of the strides)^2."""
+
+    def __init__(self, config: T2TViTConfig) -> None:
+        super().__init__()
+        token_module = TokenPerformer if config.tokens == "performer" else TokenTransformer
+        self.strides = tuple(config.strides)
+        self.attention1 = token_module(config.in_chans * KERNELS[0] ** 2)
+        self.attention2 = token_module(TOKEN_DIM * KERNELS[1] ** 2)
+        self.project = nn.Linear(TOKEN_DIM * KERNELS[2] ** 2, config.embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third = self.strides
+        side = x.shape[2] // first
+        x = self.attention1(split_image(x, KERNELS[0], first))  # (N, (H/4)^2, 64) with strides 4, 2, 2
+        x = self.attention2(split_tokens(x, side, KERNELS[1], second))  # (N, (H/8)^2, 64)
+        return self.project(split_tokens(x, side // second, KERNELS[2], third))  # (N, (H/16)^2, embed_dim)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, (N, L, D) to (N, L, D). A list given as ``probabilities`` gets the attention
+    probabilities appended, (N, heads, L, L); they are formed for it alone, the fused attention keeps none."""
+
+    def __init__(self, config: T2TViTConfig) -> None:
+        super().__init__()
+        width, self.num_heads = config.embed_dim, config.num_heads
+        self.scale = (width // self.num_heads) ** -0.5
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.attn_drop = nn.Dropout(config.attn_drop_rate)
+        self.proj = nn.Linear(width, width)
+        self.proj_drop = nn.Dropout(config.drop_rate)
+
+    def forward(self, x: Tensor, probabilities: list[Tensor] | None = None) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (N, heads, L, D / heads)
+        if probabilities is None:
+            dropout = self.attn_drop.p if self.training else 0.0
+            out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
+        else:
+            probabilities.append((q * self.scale @ k.transpose(-2, -1)).softmax(-1))
+            out = self.attn_drop(probabilities[-1]) @ v
+        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each on normalised tokens and added to them: (N, L, D) to (N, L, D)."""
+
+    def __init__(self, config: T2TViTConfig, drop_path_rate: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.embed_dim)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(config.embed_dim)
+        self.mlp = Mlp(config.embed_dim, config.embed_dim * config.mlp_ratio, config.drop_rate)
+        self.drop_path_rate = drop_path_rate
+
+    def forward(self, x: Tensor, probabilities: list[Tensor] | None = None) -> Tensor:
+        x = x + drop_path(self.attn(self.norm1(x), probabilities), self.drop_path_rate, self.training)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, self.training)
+
+
+class T2TViT(Classifier):
+    """Tokens from three soft splits, a class token before them, transformer blocks, a linear layer on the class token.
+    Images are square, their side a multiple of 16; of 8 for the ``_small`` nets (the product of the strides)."""
+
+    classifier_name = "head"
+
+    def __init__(self, config: T2TViTConfig) -> None:
+        config.validate()  # the strides are needed before the base class looks at them
+        side = math.prod(config.strides)
+        super().__init__(config, min_size=side, min_size_why=f"one token stands for {side}x{side} of them")
+        self.check_side(*self.img_size)
+        self.num_features = config.embed_dim
+        length = 1 + (self.img_size[0] // side) ** 2
+        rates = [config.drop_path_rate * index / max(config.depth - 1, 1) for index in range(config.depth)]
+        with without_default_init():
+            self.cls_token = nn.Parameter(torch.empty(1, 1, config.embed_dim))
+            self.pos_embed = nn.Parameter(torch.empty(1, length, config.embed_dim), requires_grad=False)
+            self.tokens_to_token = TokensToToken(config)
+            self.pos_drop = nn.Dropout(config.drop_rate)
+            self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+            self.norm = nn.LayerNorm(config.embed_dim)
+            self.head = self.make_classifier(config.num_classes)
+        self.stages = {"stem": "tokens_to_token", **{f"block{n + 1}": f"blocks.{n}" for n in range(config.depth)}}
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def init_weights(self, module: nn.Module) -> None:
+        """Normal with std 0.02. The published nets cut it at +-2, which is 100 deviations away and never happens."""
+        if isinstance(module, nn.Linear):
+            normal_(module, 0.02)
+        elif isinstance(module, nn.LayerNorm):
+            identity_(module)
+        elif isinstance(module, TokenPerformer):  # rows as long as the average row of a normal matrix of m columns
+            nn.init.orthogonal_(module.w, gain=math.sqrt(module.features))
+        elif module is self:
+            self.cls_token.normal_(0.0, 0.02)
+            self.pos_embed.copy_(sinusoid(*self.pos_embed.shape[1:]))
+
+    def check_side(self, height: int, width: int) -> None:
+        """Refuse an image size that is not square, or that the soft splits do not divide."""
+        if height != width or height % self.min_size:
+            fitting = -(-max(height, width) // self.min_size) * self.min_size
+            raise ValueError(
+                f"{self.config.name} takes square images whose side is a multiple of {self.min_size}, got "
+                f"{height}x{width}; resize or pad them to {fitting}x{fitting}"
+            )
+
+    def check_input(self, x: Tensor) -> None:
+        super().check_input(x)
+        self.check_side(*x.shape[2:])
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images (N, in_chans, H, W) to what the first block reads, class token first: (N, 1 + L, D)."""
+        self.check_input(x)
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), self.tokens_to_token(x)], 1)
+        positions: Tensor = self.pos_embed
+        if tokens.shape[1] != positions.shape[1]:  # another image size than the net was built for
+            positions = sinusoid(*tokens.shape[1:]).to(positions)
+        return self.pos_drop(tokens + positions)
+
+    def forward_features(self, x: Tensor, probabilities: list[Tensor] | None = None) -> Tensor:
+        """Images (N, in_chans, H, W) to normalised tokens (N, 1 + L, D), the class token first.
+
+        A list given as ``probabilities`` gets the attention probabilities of every block appended, differentiable:
+        (N, heads, 1 + L, 1 + L), queries by keys, whose rows add up to 1.
+
+        Example:
+            >>> import convzoo, torch
+            >>> model, maps = convzoo.create_model("t2t_vit_7", img_size=64).eval(), []
+            >>> tokens = model.forward_features(torch.rand(1, 3, 64, 64), maps)
+            >>> tokens.shape, len(maps), maps[0].shape
+            (torch.Size([1, 17, 256]), 7, torch.Size([1, 4, 17, 17]))
+        """
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x, probabilities)
+        return self.norm(x)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        return features[:, 0] if pre_logits else self.head(features[:, 0])
+
+
+register(T2TViT, VARIANTS + SMALL_VARIANTS, family="t2t_vit", year=2021, arxiv="2101.11986",
+         authors="Yuan et al.", source="table 1, section 3.2",
+         paper="Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet")  # fmt: skip
