@@ -7,11 +7,12 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -361,3 +362,347 @@ def test_images_are_normalised_and_resized() -> None:
     small, _ = policy(images, draws, side=16)
     assert small.shape == (4, 3, 16, 16)
     assert torch.allclose(small.mean((2, 3)), plain.mean((2, 3)), atol=0.05)
+
+
+# The recipe
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small nets gain nothing from more threads, and sums come out the same in every process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_rate_rises_then_falls_to_zero() -> None:
+    rates = [training.lr_factor(step, 100, 0.15) for step in range(100)]
+    assert rates[14] == max(rates) == 1.0
+    assert np.allclose(np.diff(rates[:15]), 1 / 15)
+    assert np.allclose(np.diff(rates[15:]), rates[15] - 1)
+    assert 0 < rates[99] < 0.012
+    assert training.lr_factor(0, 1, 0.15) == 1.0
+
+
+def test_weights_alone_decay(folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(folder, tmp_path, "--epochs", 1, "--limit", 64, arch="fcn_gap")
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    decayed, free = trainer.optimizer.param_groups
+    assert {names[id(parameter)] for parameter in decayed["params"]} == {
+        name for name in names.values() if name.startswith(("conv", "fc")) and name.endswith("weight")
+    }
+    assert len(decayed["params"]) + len(free["params"]) == len(names)
+    assert (decayed["weight_decay"], free["weight_decay"]) == (5e-4, 0.0)
+    assert decayed["lr"] == pytest.approx(0.1 * 32 / 128)
+    assert decayed["nesterov"]
+    assert decayed["momentum"] == 0.9
+
+
+def test_average_follows_the_weights() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    average = training.Average(model, 0.999)
+    expected = model[0].weight.detach().clone()
+    for step in (0, 5, 100_000):
+        with torch.no_grad():
+            model[0].weight += 1
+            model[1].running_mean += 1
+        decay = min(0.999, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model[0].weight.detach()
+        average.update(step)
+    assert torch.allclose(average.model[0].weight, expected)
+    assert torch.allclose(average.model[1].running_mean[0], expected[0, 0] - (model[0].weight[0, 0] - 3))
+    assert not average.model.training
+
+
+def test_resnets_get_a_small_stem_and_start_as_the_identity(folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(
+        folder, tmp_path, "--epochs", 1, "--limit", 64, "--option", "depths=[1,1,1,1]", arch="resnet18"
+    )
+    assert trainer.model.config.options["stem"] == "small"
+    assert trainer.model.layer1[0].bn2.weight.abs().max() == 0
+    assert trainer.recipe.optimizer == "sgd"
+    assert (trainer.recipe.weight_decay, trainer.recipe.smoothing, trainer.recipe.ema) == (5e-4, 0.1, 0.999)
+    assert trainer.model.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    trainer.plan(60 * trainer.steps_per_epoch - 1)
+    assert trainer.augment.cutmix == 0
+    trainer.plan(60 * trainer.steps_per_epoch)
+    assert trainer.augment.cutmix == 0.5
+
+
+def test_transformers_get_adamw(folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(folder, tmp_path, "--epochs", 1, "--limit", 64, "--mixup", 0.3, arch="t2t_vit_t_14_small")
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    decayed, free = trainer.optimizer.param_groups
+    assert (decayed["lr"], decayed["weight_decay"], free["weight_decay"]) == (1e-3, 0.05, 0.0)
+    assert trainer.model.config.options["drop_path_rate"] == 0.1
+    assert any(parameter is trainer.model.cls_token for parameter in free["params"])
+    assert trainer.recipe.clip == 1.0
+    assert (trainer.augment.trivial, trainer.augment.cutmix, trainer.augment.mixup) == (True, 0.5, 0.3)
+
+
+def test_vgg_gets_a_small_head_and_without_batch_norm_a_bound(folder: Path, tmp_path: Path) -> None:
+    plain = make_trainer(folder, tmp_path, "--epochs", 1, "--limit", 64, arch="vgg11")
+    assert plain.model.config.options["head"] == "gap"
+    assert plain.recipe.clip == 1.0
+    assert plain.recipe.lr < 0.1
+    normed = make_trainer(folder, tmp_path, "--epochs", 1, "--limit", 64, "--lr", 0.05, arch="vgg11_bn")
+    assert normed.recipe == training.Recipe(lr=0.05)
+
+
+def test_gradients_are_clipped(folder: Path, tmp_path: Path) -> None:
+    """The first step of plain SGD moves the weights by its rate times the gradient, here one of norm 0.01."""
+    trainer = make_trainer(folder, tmp_path, "--epochs", 1, "--limit", 64, "--clip", 0.01, "--weight-decay", 0)
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    trainer.step()
+    moved = torch.stack([(a - b).norm() for a, b in zip(before, trainer.model.parameters(), strict=True)]).norm()
+    rate = trainer.optimizer.param_groups[0]["lr"]
+    assert moved.item() == pytest.approx(rate * 1.9 * 0.01, rel=1e-3)  # Nesterov's first step is 1 + 0.9 gradients
+
+
+def test_loss_is_the_cross_entropy_with_soft_labels(folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(
+        folder, tmp_path, "--epochs", 1, "--limit", 64, "--cutmix", 0.5, "--mixup", 0.5, arch="lenet5"
+    )
+    images, labels, kept = trainer.batch(0)
+    assert (kept < 1).all()
+    own, other = F.one_hot(labels, CLASSES), F.one_hot(labels.view(-1, 2).flip(1).flatten(), CLASSES)
+    soft = kept[:, None] * own + (1 - kept[:, None]) * other
+    soft = 0.9 * soft + 0.1 / CLASSES
+    expected = -(soft * trainer.model(images).log_softmax(1)).sum(1).mean()
+    assert torch.allclose(trainer.loss(images, labels, kept), expected, atol=1e-6)
+
+
+def test_teacher_teaches(folder: Path, tmp_path: Path) -> None:
+    teacher = convzoo.create_model("lenet5", CLASSES, 3, img_size=SIDE)
+    saved = convzoo.save_pretrained(teacher, tmp_path / "teacher", tag="taught", mean=augment.MEAN, std=augment.STD)
+    learn = ("--epochs", 1, "--limit", 64, "--teacher", saved, "--distill", 0.7, "--temperature", 3)
+    trainer = make_trainer(folder, tmp_path, *learn)
+    trainer.model.eval()  # no dropout, to compare
+    batch = trainer.batch(0)
+    logits, taught = trainer.model(batch[0]) / 3, teacher.eval()(batch[0]) / 3
+    divergence = (taught.softmax(1) * (taught.log_softmax(1) - logits.log_softmax(1))).sum(1).mean()
+    plain = F.cross_entropy(trainer.model(batch[0]), batch[1], label_smoothing=0.1)
+    assert torch.allclose(trainer.loss(*batch), 0.3 * plain + 0.7 * 9 * divergence, atol=1e-5)
+    trainer.step()
+    assert all(parameter.grad is None for parameter in trainer.teacher.parameters())
+    other = convzoo.save_pretrained(convzoo.create_model("lenet5"), tmp_path / "other", tag="digits", mean=0, std=1)
+    with pytest.raises(ValueError, match="tells 10 classes apart, the data has 4"):
+        make_trainer(folder, tmp_path, "--epochs", 1, "--teacher", other)
+
+
+def test_small_images_first(folder: Path, tmp_path: Path) -> None:
+    small = ("--epochs", 4, "--limit", 128, "--small", 24, "--small-share", 0.25, "--option", "depths=[1,1,1,1]")
+    trainer = make_trainer(folder, tmp_path, *small, arch="resnet18")
+    trainer.plan(16)
+    assert [trainer.batch(step)[0].shape[-1] for step in (0, 3, 4, 15)] == [24, 24, 32, 32]
+    with pytest.raises(ValueError, match="mnist_net takes images of one size, and --small 24 is another; leave it out"):
+        make_trainer(folder, tmp_path, "--epochs", 1, "--limit", 64, "--small", 24)
+
+
+def test_every_image_is_seen_once_an_epoch(folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(folder, tmp_path, "--epochs", 2, "--limit", 128)
+    epochs = []
+    for epoch in (0, 1):
+        trainer.batch(epoch * trainer.steps_per_epoch)
+        epochs.append(trainer.order.tolist())
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(128))
+    assert epochs[0] != epochs[1]
+    with pytest.raises(ValueError, match="--batch 256 does not fit 1 processes and 128 images; pass a multiple of 2"):
+        make_trainer(folder, tmp_path, "--epochs", 1, "--limit", 128, "--batch", 256)
+
+
+# Whole runs
+
+
+def test_learns_and_packs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = arguments(folder, tmp_path, "--epochs", 5, "--final", "--evaluations", 5, arch="lenet5")
+    assert script.main(args) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    packed = tmp_path / "hub" / "lenet5.tiny_imagenet"
+    assert results["folder"] == str(packed)
+    assert sorted(path.name for path in packed.iterdir()) == [
+        "README.md",
+        "config.json",
+        "log.json",
+        "model.safetensors",
+    ]
+    assert results["metrics"]["top1"] > 80
+    assert results["metrics"]["n"] == 160
+    low, high = results["top1_interval"]
+    assert low < results["metrics"]["top1"] < high
+    log = json.loads((tmp_path / "log.json").read_text())
+    assert [line["step"] for line in log] == [20, 40, 60, 80, 100]
+    assert log[-1]["loss"] < 0.6
+    assert log[0]["loss"] > 1.0
+    assert "held_out_top1" not in log[0]
+
+    # the accuracy is that of the file as loaded, in float16
+    model = convzoo.create_model("lenet5", pretrained=packed)
+    assert (model.weights.dtype, model.weights.name) == ("float16", "lenet5.tiny_imagenet")
+    assert results["bytes"] == model.weights.size == (packed / "model.safetensors").stat().st_size
+    assert model.weights.classes == ("n0", "n1", "n2", "n3")
+    assert (model.weights.mean, model.weights.std) == (augment.MEAN, augment.STD)
+    assert model.weights.recipe["steps"] == 100
+    split = data.load_split(str(folder), "valid")
+    answers = torch.cat([model(model.preprocess([as_picture(image)])) for image in split.images[:40]]).argmax(1)
+    right = data.count_right(model, split)
+    assert 100 * right[0] / 160 == results["metrics"]["top1"] == model.weights.metrics["top1"]
+    assert (answers == split.labels[:40]).float().mean() > 0.8  # so a user's own pictures are read the same way
+    average = read_checkpoint(tmp_path)["average"]
+    assert all(torch.equal(value.half().float(), model.state_dict()[name]) for name, value in average.items())
+
+    card = (packed / "README.md").read_text()
+    assert "Tiny-ImageNet derives from ImageNet, whose terms allow non-commercial research and education." in card
+    for part in (
+        f"{results['metrics']['top1']:.2f} %",
+        f"{low:.2f} to {high:.2f} %",
+        "| weight_decay | 0.0005 |",
+        "mit",
+    ):
+        assert part in card
+    assert str(folder) not in card + (packed / "config.json").read_text()
+
+    # called again, a finished run says what it has, and reads the validation images no more
+    capsys.readouterr()
+    before = (packed / "config.json").stat().st_mtime_ns
+    assert script.main(args) == 0
+    assert json.loads(capsys.readouterr().out) == results
+    assert (packed / "config.json").stat().st_mtime_ns == before
+
+
+def test_choosing_leaves_the_validation_images_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    load = data.load_split
+
+    def load_split(source: str, split: str, **options: Any) -> Any:
+        read.append(split)
+        return load(source, split, **options)
+
+    monkeypatch.setattr(script, "load_split", load_split)
+    assert script.main(arguments(folder, tmp_path, "--epochs", 1, "--evaluations", 2)) == 0
+    assert read == ["train"]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert (results["on"], results["metrics"]["n"], results["recipe"]["images"]) == ("held out of train", 64, 576)
+    assert [line["step"] for line in json.loads((tmp_path / "log.json").read_text())] == [9, 18]
+    assert convzoo.create_model("mnist_net", pretrained=tmp_path / "mnist_net.tiny_imagenet").weights.metrics["n"] == 64
+    assert not (tmp_path / "hub").exists()
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_been(folder: Path, tmp_path: Path) -> None:
+    """SIGKILL, at a moment that the run does not choose; then the same command; dropout and mixing at every step."""
+    more = ("--epochs", 2, "--cutmix", 0.5, "--mixup", 0.3, "--trivial", "--evaluations", 7)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert script.main(arguments(folder, whole, *more)) == 0
+    args = arguments(folder, killed, *more, "--checkpoint-seconds", 0)
+    process = subprocess.Popen(command(args), env=environment(), stderr=subprocess.DEVNULL)
+    for _ in range(1200):
+        if (killed / "log.json").exists() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    done = read_checkpoint(killed)["done"]
+    assert 0 < done < 36
+    assert script.main(args) == 0
+    assert_same_run(whole, killed)
+    results = [json.loads((out / "results.json").read_text()) for out in (whole, killed)]
+    assert results[0]["metrics"] == results[1]["metrics"]
+
+
+def test_a_run_leaves_when_told_to_and_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert script.main(arguments(folder, whole, "--epochs", 2, "--evaluations", 3)) == 0
+    args = arguments(folder, parts, "--epochs", 2, "--evaluations", 3)
+    assert script.main([*args, "--call-minutes", "0"]) == script.UNFINISHED  # after one step
+    assert read_checkpoint(parts)["done"] == 1
+    assert not (parts / "results.json").exists()
+    step = training.Trainer.step
+
+    def signalled(self: Any) -> None:
+        step(self)
+        if self.done == 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(training.Trainer, "step", signalled)
+    assert script.main(args) == script.UNFINISHED
+    assert read_checkpoint(parts)["done"] == 20
+    assert script.main(args) == 0
+    assert_same_run(whole, parts)
+
+
+def test_other_settings_are_another_run(folder: Path, tmp_path: Path) -> None:
+    args = arguments(folder, tmp_path, "--epochs", 1, "--call-minutes", 0)
+    assert script.main(args) == script.UNFINISHED
+    with pytest.raises(ValueError, match=r"other settings \(recipe: .*pass the same ones, or another --out"):
+        script.main([*args, "--lr", "0.05"])
+    with pytest.raises(ValueError, match=r"other settings \(batch: 32, now 64\)"):
+        script.main([*args, "--batch", "64"])
+
+
+def test_a_diverged_run_says_so(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match="start again with a smaller --lr, or --clip 1"):
+        script.main(arguments(folder, tmp_path, "--epochs", 1, "--lr", 1e9, arch="lenet5"))
+
+
+def test_large_nets_are_refused_before_they_are_trained(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="resnet101 takes 85 MB in float16, and a packed net may take 50"):
+        script.main(arguments(folder, tmp_path, "--epochs", 1, "--final", arch="resnet101"))
+
+
+# The budget
+
+
+def test_the_steps_that_fit_are_counted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that a step moves on by 0.2 s at small images, 0.5 s at large ones, and reading an image by 1 ms."""
+    small = ("--minutes", 5, "--small", 24, "--small-share", 0.25, "--evaluations", 10, "--option", "depths=[1,1,1,1]")
+    args = script.parse(arguments(folder, tmp_path, *small, arch="resnet18"))
+    split = data.load_split(args.data, "train", limit=256)
+    held = split.select(np.arange(100))
+    trainer = training.Trainer(args, split, training.join("cpu"))
+    clock = [1000.0]
+    steps = []
+
+    def step(self: Any) -> None:
+        size = self.batch(self.done)[0].shape[-1]
+        steps.append(size)
+        clock[0] += 0.2 if size == 24 else 0.5
+        self.model.conv1.weight.data += 1
+        self.done += 1
+
+    def count_right(model: Any, images: Any, **options: Any) -> tuple[int, int]:
+        clock[0] += 0.001 * len(images.labels)
+        return 0, 0
+
+    monkeypatch.setattr(training.Trainer, "step", step)
+    monkeypatch.setattr(script, "count_right", count_right)
+    monkeypatch.setattr(script.time, "perf_counter", lambda: clock[0])
+    before = trainer.model.conv1.weight.detach().clone()
+    fitting = script.fit_steps(trainer, held, clock[0] - 10)
+    assert [steps.count(size) for size in (24, 32)] == [33, 33]  # three to warm up, thirty timed
+    gone = 10 + 33 * 0.2 + 33 * 0.5 + 2 * 0.256
+    assert fitting == int((0.95 * 300 - gone - 11 * 100 * 0.001) / (0.25 * 0.2 + 0.75 * 0.5))
+    assert torch.equal(trainer.model.conv1.weight, before)  # timing leaves no trace
+    assert (trainer.done, trainer.loss_sum.item()) == (0, 0.0)
+    args.minutes = 0.7
+    with pytest.raises(ValueError, match=r"--minutes 0.7 leaves -?\d+ s to train, and a step takes 0.4\d s; pass more"):
+        script.fit_steps(trainer, held, clock[0] - 40)
+
+
+def test_minutes_plan_a_run_that_is_kept_to(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = arguments(folder, tmp_path, "--minutes", 0.15, "--timed-steps", 5, "--evaluations", 3, arch="lenet5")
+    assert script.main([*args, "--call-minutes", "0"]) == script.UNFINISHED
+    told = re.search(r"([\d.]+) ms a step: ([\d.]+) epochs \((\d+) steps\) fit 0.15 minutes", capsys.readouterr().out)
+    assert told
+    steps = int(told[3])
+    assert float(told[2]) == pytest.approx(steps / 18, abs=0.06)
+    assert read_checkpoint(tmp_path)["steps"] == steps
+    assert script.main(args) == 0
+    assert "ms a step" not in capsys.readouterr().out  # the plan stands
+    assert [line["step"] for line in json.loads((tmp_path / "log.json").read_text())] == [
+        math.ceil(steps * part / 3) for part in (1, 2, 3)
+    ]
+    last = read_checkpoint(tmp_path)["optimizer"]["param_groups"][0]["lr"]
+    assert last == pytest.approx(0.02 * 32 / 128 / (steps - max(1, round(0.2 * steps)) + 1))  # the anneal has ended
