@@ -53,7 +53,7 @@ def to_batch(image: Any) -> Tensor:
                 f"an image is a PIL image, an array or a tensor, got {type(image).__name__}; open files with "
                 "PIL.Image.open first"
             )
-        array = torch.from_numpy(np.ascontiguousarray(image))
+        array = torch.from_numpy(np.require(image, requirements=("C", "W")))  # a PIL image lends its pixels read-only
         where = "(H, W), (H, W, C) or (N, H, W, C)"
         tensor = array.movedim(-1, -3) if array.ndim in (3, 4) else array
     if tensor.ndim == 2:
