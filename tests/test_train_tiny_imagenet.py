@@ -87,11 +87,6 @@ def make_trainer(folder: Path, out: Path, *more: object, arch: str = "mnist_net"
     return training.Trainer(args, data.load_split(args.data, "train", limit=args.limit), training.join("cpu"))
 
 
-def command(args: list[str], *, processes: int = 0) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes else []
-    return [sys.executable, *launcher, str(SCRIPT), *args]
-
-
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{SCRIPT.parent}", "OMP_NUM_THREADS": "1"}
 
@@ -597,7 +592,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(folder: Path, tmp_path: Pat
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert script.main(arguments(folder, whole, *more)) == 0
     args = arguments(folder, killed, *more, "--checkpoint-seconds", 0)
-    process = subprocess.Popen(command(args), env=environment(), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, str(SCRIPT), *args], env=environment(), stderr=subprocess.DEVNULL)
     for _ in range(1200):
         if (killed / "log.json").exists() or process.poll() is not None:
             break
@@ -650,6 +645,70 @@ def test_a_diverged_run_says_so(folder: Path, tmp_path: Path) -> None:
 def test_large_nets_are_refused_before_they_are_trained(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="resnet101 takes 85 MB in float16, and a packed net may take 50"):
         script.main(arguments(folder, tmp_path, "--epochs", 1, "--final", arch="resnet101"))
+
+
+# Several processes
+
+NETS = {"lenet5": (), "fcn_gap": (), "t2t_vit_t_14_small": ("--option", "depth=1", "--option", "drop_path_rate=0.0")}
+
+
+def first_gradients(folder: Path, out: Path, arch: str) -> torch.Tensor:
+    """All gradients of a run's first step, in one row; batch norm reads its running statistics, which for a part of a
+    batch are the same as for the whole of it (on GPUs it is the synchronised one that is trained)."""
+    mixed = ("--epochs", 1, "--cutmix", 0.4, "--mixup", 0.3, "--trivial", "--limit", 128)
+    torch.set_default_dtype(torch.float64)  # so that what differs is not the rounding of sums
+    try:
+        trainer = make_trainer(folder, out, *mixed, *NETS[arch], arch=arch)
+        trainer.model.eval()
+        images, labels, kept = trainer.batch(0)
+        trainer.loss(images.double(), labels, kept).backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return torch.cat([parameter.grad.flatten() for parameter in trainer.model.parameters() if parameter.requires_grad])
+
+
+def run_in_processes(folder: Path, out: Path) -> None:
+    """What each of the processes does that torchrun starts from this very file."""
+    rank = training.join("cpu").rank
+    assert torch.distributed.get_world_size() == 2
+    for arch in NETS:
+        gradients = first_gradients(folder, out, arch)
+        if rank == 0:
+            torch.save(gradients, out / f"{arch}.pt")
+    code = script.main(arguments(folder, out / "run", "--epochs", 1, "--evaluations", 3, "--final", arch="lenet5"))
+    sys.exit(code)
+
+
+def test_two_processes_do_what_one_does_with_twice_the_batch(folder: Path, tmp_path: Path) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, __file__, str(folder), str(tmp_path)],
+        check=False,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for arch in NETS:
+        alone, together = (
+            first_gradients(folder, tmp_path, arch),
+            torch.load(tmp_path / f"{arch}.pt", weights_only=True),
+        )
+        assert alone.norm() > 0.01
+        assert (together - alone).norm() / alone.norm() < 1e-6, arch
+
+    assert (
+        script.main(arguments(folder, tmp_path / "alone", "--epochs", 1, "--evaluations", 3, "--final", arch="lenet5"))
+        == 0
+    )
+    one, two = read_checkpoint(tmp_path / "alone"), read_checkpoint(tmp_path / "run")
+    assert one["done"] == two["done"] == 20
+    for name, value in one["average"].items():
+        assert torch.allclose(value, two["average"][name], rtol=1e-3, atol=1e-5), name
+    measured = [
+        json.loads((tmp_path / out / "results.json").read_text())["metrics"]["top1"] for out in ("alone", "run")
+    ]
+    assert measured[0] == pytest.approx(measured[1], abs=1.3)  # two images
 
 
 # The budget
@@ -706,3 +765,7 @@ def test_minutes_plan_a_run_that_is_kept_to(folder: Path, tmp_path: Path, capsys
     ]
     last = read_checkpoint(tmp_path)["optimizer"]["param_groups"][0]["lr"]
     assert last == pytest.approx(0.02 * 32 / 128 / (steps - max(1, round(0.2 * steps)) + 1))  # the anneal has ended
+
+
+if __name__ == "__main__":
+    run_in_processes(*map(Path, sys.argv[1:]))
