@@ -63,6 +63,14 @@ class Recipe:
     trivial: bool = False
 
 
+def model_options(arch: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options that ``arch`` is built with: its family's for small images, and those given."""
+    options = OPTIONS.get(convzoo.model_info(arch).family, {}) | given
+    if options.get("shortcut") is False:  # a last gain of zero would leave nothing but zeros
+        options["zero_init_residual"] = False
+    return options
+
+
 def default_recipe(model: nn.Module) -> Recipe:
     """By the layers that normalise: convolutional nets with batch norm, transformers, and VGG as first published."""
     kinds = [kind for kind in NORMS if any(isinstance(module, kind) for module in model.modules())]
@@ -167,7 +175,7 @@ class Trainer:
             )
         self.split = split.to(device)
         self.bf16 = device.type == "cuda" and not args.float32
-        self.options = OPTIONS.get(convzoo.model_info(args.arch).family, {}) | dict(args.option)
+        self.options = model_options(args.arch, dict(args.option))
         torch.manual_seed(args.seed)
         self.model = self.make_model().to(device, memory_format=torch.channels_last)
         if args.small and self.model.fixed_size:
@@ -177,7 +185,7 @@ class Trainer:
         self.teacher: Callable[[Tensor], Tensor] | None = None
         if args.teacher:
             teacher = load_teacher(args.teacher, len(split.classes)).to(device, memory_format=torch.channels_last)
-            self.teacher = torch.compile(teacher) if args.compile else teacher
+            self.teacher = torch.compile(teacher, dynamic=False) if args.compile else teacher
         if process.world > 1 and device.type == "cuda":
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.average = Average(self.model, self.recipe.ema)
@@ -186,7 +194,7 @@ class Trainer:
         net: nn.Module = self.model.train()
         if process.world > 1:
             net = DistributedDataParallel(net, device_ids=[device.index] if device.type == "cuda" else None)
-        self.net: Callable[[Tensor], Tensor] = torch.compile(net) if args.compile else net
+        self.net: Callable[[Tensor], Tensor] = torch.compile(net, dynamic=False) if args.compile else net
         self.done, self.seconds, self.epoch = 0, 0.0, -1
         self.loss_sum, self.history = torch.zeros((), device=device), []  # of the steps since the last record
         self.plan(1)
