@@ -132,7 +132,7 @@ def seconds_per_step(trainer: Trainer, at_most: float) -> float:
 
 
 def fit_steps(trainer: Trainer, held: Split | None, started: float) -> int:
-    """The number of steps that ``--minutes`` leaves time for, beside the evaluations and a margin of 5 %.
+    """The number of steps that ``--minutes`` leaves time for, beside evaluations, new starts and a margin of 5 %.
 
     Raises:
         ValueError: not one step fits.
@@ -148,7 +148,8 @@ def fit_steps(trainer: Trainer, held: Split | None, started: float) -> int:
     packed = image * (len(held.labels) if held else 10_000) * (4 if trainer.bf16 else 1)  # is read in float32
     reading = packed + image * (args.evaluations * len(held.labels) if held else 0)
     gone = time.perf_counter() - started
-    left = 0.95 * budget - gone - reading
+    calls = max(1, math.ceil(args.minutes / args.call_minutes))  # every one has to start, as this one did
+    left = 0.95 * budget - calls * gone - reading
     steps = int(trainer.process.agree(left / step))
     if steps < 1:
         raise ValueError(
@@ -158,7 +159,7 @@ def fit_steps(trainer: Trainer, held: Split | None, started: float) -> int:
     if trainer.process.rank == 0:
         print(
             f"{1000 * step:.1f} ms a step: {steps / trainer.steps_per_epoch:.1f} epochs ({steps} steps) fit "
-            f"{args.minutes:g} minutes, of which {gone:.0f} s went by and {reading:.0f} s are for evaluations"
+            f"{args.minutes:g} minutes, of which {calls * gone:.0f} s start the calls and {reading:.0f} s evaluate"
         )
     return steps
 
