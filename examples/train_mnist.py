@@ -6,11 +6,11 @@
 What a project of your own would look like: convzoo gives the net, the loop is yours. 5,000 training digits, the same
 for every run, are held out to choose hyper-parameters by (``--no-test`` leaves the test digits unread while you do);
 the 10,000 test digits are read once, after the last step, on the averaged weights in the float16 they are kept in.
-A run that was stopped goes on where its last epoch ended when it is called again.
+A run that was stopped goes on where its last epoch ended when it is called again. The folder it leaves is what
+``create_model(..., pretrained=FOLDER)`` and ``python -m convzoo bundle FOLDER`` take.
 """
 
 import argparse
-import copy
 import io
 import json
 import math
@@ -29,7 +29,7 @@ from tqdm import tqdm
 import convzoo
 
 MEAN, STD = 0.1307, 0.3081
-HELD_OUT = 5_000
+RECIPE = ("command", "epochs", "batch", "optimizer", "peak_lr", "weight_decay", "ema", "augment", "seed")
 
 
 def read_split(source: str, split: str) -> tuple[Tensor, Tensor]:
@@ -118,6 +118,17 @@ def write(path: Path, save: object) -> None:
     partial.replace(path)
 
 
+def command_line(arguments: list[str]) -> str:
+    """The command as anyone would type it: without the folders of this machine."""
+    kept, words = [], iter(arguments)
+    for word in words:
+        if word in ("--data", "--out"):
+            next(words)
+        elif not word.startswith(("--data=", "--out=")):
+            kept.append(word)
+    return shlex.join(["python", "examples/train_mnist.py", *kept])
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lenet5", help="a model for 28x28 digits (default lenet5)")
@@ -132,6 +143,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16 where that is exact enough")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--held-out", type=int, default=5_000, help="training digits to choose hyper-parameters by")
     parser.add_argument("--no-test", action="store_true", help="leave the test digits unread")
     parser.add_argument("--out", type=Path, help="folder of the run (default runs/MODEL.mnist or .mnist_aug)")
     return parser.parse_args()
@@ -148,7 +160,7 @@ def main() -> None:
 
     images, labels = (part.to(args.device) for part in read_split(args.data, "train"))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(2026)).to(args.device)
-    held_out, kept = order[:HELD_OUT], order[HELD_OUT:]
+    held_out, kept = order[: args.held_out], order[args.held_out :]
 
     steps = len(kept) // args.batch
     optimizer = make_optimizer(model, args.lr, args.weight_decay)
@@ -157,17 +169,27 @@ def main() -> None:
         optimizer, peak, total_steps=steps * args.epochs, pct_start=0.2, cycle_momentum=False, final_div_factor=1e3
     )
     average = AveragedModel(model, avg_fn=moving_average(args.ema), use_buffers=True)
-    log = {"model": args.model, "tag": tag, "seed": args.seed, "epochs": args.epochs, "batch": args.batch}
-    log |= {
-        "peak_lr": peak,
+    log = {
+        "command": command_line(sys.argv[1:]),
+        "model": args.model,
+        "tag": tag,
+        "seed": args.seed,
+        "epochs": args.epochs,
+        "batch": args.batch,
         "optimizer": type(optimizer).__name__,
+        "peak_lr": peak,
+        "weight_decay": optimizer.param_groups[0]["weight_decay"],
+        "label_smoothing": args.smoothing,
         "ema": args.ema,
         "bf16": args.bf16,
         "augment": args.augment,
+        "trained_on": len(kept),
+        "held_out": len(held_out),
+        "held_out_accuracy": [],
+        "torch": torch.__version__,
+        "device": args.device,
+        "seconds": 0.0,
     }
-    log |= {"label_smoothing": args.smoothing, "trained_on": len(kept), "held_out": HELD_OUT, "held_out_accuracy": []}
-    log |= {"torch": torch.__version__, "device": args.device, "seconds": 0.0}
-    log |= {"command": shlex.join(["python", "examples/train_mnist.py", *sys.argv[1:]])}
 
     parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
     checkpoint = out / "checkpoint.pt"
@@ -206,16 +228,26 @@ def main() -> None:
         state |= {"random": torch.get_rng_state(), "log": json.dumps(log)}
         write(checkpoint, lambda path, state=state: torch.save(state, path))
 
-    model = copy.deepcopy(average.module).to(memory_format=torch.contiguous_format).half().float().eval()
+    facts = {
+        "tag": tag,
+        "classes": "0123456789",
+        "mean": MEAN,
+        "std": STD,
+        "dtype": "float16",
+        "dataset": {"id": "ylecun/mnist", "name": "MNIST", "split": "test"},
+        "dataset_terms": "MNIST is by LeCun, Cortes and Burges.",
+        "recipe": {name: log[name] for name in RECIPE},
+    }
+    average.module.to(memory_format=torch.contiguous_format)
+    convzoo.save_pretrained(average.module, out, **facts)
     if not args.no_test:
+        kept_model = convzoo.create_model(args.model, pretrained=out).to(args.device)
         digits, answers = (part.to(args.device) for part in read_split(args.data, "test"))
-        log["test_accuracy"] = round(accuracy(model, digits, answers), 2)
+        log["test_accuracy"] = round(accuracy(kept_model, digits, answers), 2)
+        facts["metrics"] = {"top1": log["test_accuracy"], "n": len(digits)}
+        convzoo.save_pretrained(average.module, out, **facts)
         print(f"test: {log['test_accuracy']:.2f} % of {len(digits)} digits")
     write(out / "log.json", lambda path: path.write_text(json.dumps(log, indent=1) + "\n"))
-    from safetensors.torch import save_file
-
-    half = {k: v.half() if v.is_floating_point() else v for k, v in model.cpu().state_dict().items()}
-    write(out / "model.safetensors", lambda path: save_file(half, path))
 
 
 if __name__ == "__main__":
