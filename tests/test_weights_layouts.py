@@ -134,7 +134,7 @@ def test_classes_and_channels_of_a_timm_repository_can_be_changed(hub):
 
 def test_the_older_config_of_timm(hub):
     flat = {"architecture": "resnet18", **timm_config("resnet18")["pretrained_cfg"], "num_classes": 3}
-    flat["labels"] = ["a", "b", "c"]
+    flat |= {"labels": ["a", "b", "c"], "model_args": {"num_classes": 3, "global_pool": "avg", "drop_rate": 0.1}}
     state = save(random_state("resnet18", 3))
     hub.commit("timm/old", {"config.json": json.dumps(flat), "model.safetensors": state})
     assert convzoo.create_model("resnet18", pretrained="timm/old").weights.classes == ("a", "b", "c")

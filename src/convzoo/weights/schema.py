@@ -132,7 +132,7 @@ def read_info(config: Mapping[str, Any], where: str, *, repo_id: str = "", revis
             recipe=dict(own.get("recipe") or {}),
             license=str(pretrained.get("license") or "unknown"),
             dataset_terms=str(own.get("dataset_terms") or ""),
-            model_args={str(key): _untuple(value) for key, value in dict(config.get("model_args") or {}).items()},
+            model_args=_options(dict(config.get("model_args") or {}), num_classes, in_chans),
             num_params=own.get("num_params"),
             macs=own.get("macs"),
             layout=str(own.get("key_layout", "convzoo")) if ours else "timm",
@@ -155,8 +155,15 @@ def _per_channel(values: Any, in_chans: int) -> tuple[float, ...]:
     return numbers
 
 
-def _untuple(value: Any) -> Any:  # JSON has no tuples; the options do
-    return tuple(value) if isinstance(value, list) else value
+def _options(model_args: dict[str, Any], num_classes: int, in_chans: int) -> dict[str, Any]:
+    """The options of the architecture, less what timm writes beside them: what stands elsewhere in the file, what is
+    never otherwise here, and rates that matter in training only."""
+    known = {"num_classes": num_classes, "in_chans": in_chans, "global_pool": "avg", "aux_logits": False}
+    return {
+        str(key): tuple(value) if isinstance(value, list) else value  # JSON has no tuples; the options do
+        for key, value in model_args.items()
+        if not (key in known and known[key] == value) and not key.endswith(("drop_rate", "drop_path_rate"))
+    }
 
 
 def _check(info: WeightInfo, where: str) -> None:
