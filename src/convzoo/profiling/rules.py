@@ -187,6 +187,8 @@ def einsum(meter: Meter, equation: str, *operands: Any) -> Any:
     if len(set(result)) != len(result) or not set(result) <= set(sizes):
         return NotImplemented
     shared = set(names[0]) & set(names[1])
+    if any(sizes[index] == 1 for index in shared - set(result)):
+        return NotImplemented  # a sum of one: torch multiplies
     shape = tuple(sizes[index] for index in result)
     if shared <= set(result):
         meter.count(0, 0)
