@@ -1,7 +1,7 @@
 """Write the tables that come from the registry: docs/models.md, docs/index.md and the README's.
 
-    python docs/generate.py            # write
-    python docs/generate.py --check    # fail where a page is not what would be written
+python docs/generate.py            # write
+python docs/generate.py --check    # fail where a page is not what would be written
 """
 
 import argparse

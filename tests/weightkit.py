@@ -70,7 +70,7 @@ def start_python(code: str, hub=None, cache: Path | None = None, **more) -> subp
 def run_python(code: str, hub=None, cache: Path | None = None, **more) -> str:
     """What a fresh process that runs ``code`` prints; fails with its errors."""
     process = start_python(code, hub, cache, **more)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     if process.returncode:
         raise AssertionError(f"exit status {process.returncode}:\n{err}")
     return out.strip()

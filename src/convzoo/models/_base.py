@@ -153,8 +153,9 @@ class Classifier(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no init_weights; a classifier must")
 
     def reset_parameters(self) -> None:
-        """Draw every parameter anew, each once, from the default generator."""
-        self.apply(self.init_weights)
+        """Draw every parameter anew, each once, from the default generator; nothing to draw on the meta device."""
+        if not all(parameter.is_meta for parameter in self.parameters()):
+            self.apply(self.init_weights)
 
     def make_classifier(self, num_classes: int) -> nn.Module:
         """The last layer for ``num_classes`` classes; for 0 one that lets the features through."""

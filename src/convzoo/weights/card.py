@@ -84,6 +84,7 @@ def body(model: Classifier, info: WeightInfo) -> str:
         _timm_use(info, repo_id),
         "## Sizes\n\n| | |\n| --- | --- |\n"
         f"| parameters | {info.num_params:,} |\n"
+        f"| multiply-accumulates | {info.macs:,} |\n"
         f"| file | {(info.size or 0) / 1e6:.2f} MB, {info.dtype} |\n"
         f"| input | {info.in_chans} x {height} x {width} |\n"
         f"| classes | {info.num_classes} |\n"

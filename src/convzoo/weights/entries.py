@@ -54,6 +54,7 @@ class WeightInfo:
         dataset_terms: what the data set's owners ask for.
         model_args: options the architecture is built with.
         num_params: learnable numbers.
+        macs: multiply-accumulates for one image.
         layout: whose names the tensors have, see :mod:`convzoo.weights.layouts`.
         source: where a loaded model's weights came from.
         adapted: what was changed to fit them to the model asked for; then ``metrics`` is empty, for they no
@@ -85,6 +86,7 @@ class WeightInfo:
     dataset_terms: str = ""
     model_args: Mapping[str, Any] = field(default_factory=dict)
     num_params: int | None = None
+    macs: int | None = None
     layout: str = "convzoo"
     source: str = ""
     adapted: tuple[str, ...] = ()

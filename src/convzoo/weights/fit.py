@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +11,7 @@ from ..models import Classifier, ModelConfig
 from ..registry import build
 from .entries import WeightInfo
 from .errors import WeightsMismatch
+from .layouts import State, convert
 
 SHOWN = 3  # keys named in an error
 
@@ -25,25 +25,23 @@ class Wanted:
     img_size: tuple[int, int] | None = None
 
 
-def differences(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
-    """Keys missing from ``state``, keys in it that the model lacks, and keys of another shape."""
-    own = model.state_dict()
+def differences(own: State, state: State) -> tuple[list[str], list[str], list[str]]:
+    """Keys of ``own`` missing from ``state``, keys of ``state`` that ``own`` lacks, and keys of another shape."""
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
     other = [key for key in own if key in state and own[key].shape != state[key].shape]
     return missing, unexpected, other
 
 
-def check_match(model: Classifier, state: Mapping[str, Tensor], what: str) -> None:
-    """Refuse tensors that are not exactly the model's.
+def check_match(name: str, own: State, state: State, what: str) -> None:
+    """Refuse tensors that are not exactly those of the model called ``name``.
 
     Raises:
         WeightsMismatch: with the first few keys that differ.
     """
-    missing, unexpected, other = differences(model, state)
+    missing, unexpected, other = differences(own, state)
     if not (missing or unexpected or other):
         return
-    own = model.state_dict()
     shapes = [f"{key} {_shape(state[key])} instead of {_shape(own[key])}" for key in other]
     parts = []
     for word, keys in (("missing", missing), ("unexpected", unexpected), ("of other shape", shapes)):
@@ -51,8 +49,8 @@ def check_match(model: Classifier, state: Mapping[str, Tensor], what: str) -> No
             more = ", ..." if len(keys) > SHOWN else ""
             parts.append(f"{len(keys)} {word}: {', '.join(keys[:SHOWN])}{more}")
     raise WeightsMismatch(
-        f"{what} do not fit {model.config.name} as it was asked for: {'; '.join(parts)}; check the architecture and "
-        "its options, classes and channels, or name the layout= of the keys"
+        f"{what} do not fit {name} as it was asked for: {'; '.join(parts)}; check the architecture and its options, "
+        "classes and channels, or name the layout= of the keys"
     )
 
 
@@ -67,10 +65,12 @@ def build_empty(config: ModelConfig) -> Classifier:
     """
     with torch.device("meta"):
         model = build(config)
-    kept = set(model.state_dict())
-    if any(name not in kept for name, _ in model.named_buffers()):
-        with torch.device("cpu"):
-            return build(config)
+    buffers = [name for name, _ in model.named_buffers()]
+    if buffers:
+        kept = model.state_dict()
+        if any(name not in kept for name in buffers):
+            with torch.device("cpu"):
+                return build(config)
     return model
 
 
@@ -96,7 +96,7 @@ def fold_chans(weight: Tensor, chans: int) -> Tensor:
     return torch.stack([weight[:, channel % have] / copies[channel % have] for channel in range(chans)], 1)
 
 
-def fit_chans(model: Classifier, state: dict[str, Tensor], info: WeightInfo) -> WeightInfo:
+def fit_chans(model: Classifier, state: State, info: WeightInfo) -> WeightInfo:
     """Fold or spread the first convolution to the model's channels, in place; what the weights then expect."""
     path = first_convolution(model)
     if path is None or f"{path}.weight" not in state:
@@ -124,17 +124,24 @@ def _spread(values: tuple[float, ...], count: int) -> tuple[float, ...]:
     return tuple(sum(group) / len(group) for group in groups)
 
 
-def fit_size(model: Classifier, state: dict[str, Tensor], info: WeightInfo) -> WeightInfo:
+def fit_size(model: Classifier, state: State, info: WeightInfo) -> WeightInfo:
     """Make tables for the model's image size, in place, or refuse a net whose layers depend on it."""
     height, width = model.img_size
     own = model.state_dict(keep_vars=True)
-    other = [key for key in differences(model, state)[2] if key != f"{first_convolution(model)}.weight"]
+    other = [key for key in differences(own, state)[2] if key != f"{first_convolution(model)}.weight"]
     learned = [key for key in other if own[key].requires_grad]
     if learned:
         raise WeightsMismatch(
             f"the weights {info.name} are for {info.img_size[0]}x{info.img_size[1]} images: {model.config.name} "
             f"reads its flattened maps, and at {height}x{width} {learned[0]} would be {_shape(own[learned[0]])} "
             f"instead of {_shape(state[learned[0]])}; resize the images (model.preprocess does), or train anew"
+        )
+    pooling = getattr(model, "avgpool", None)
+    if isinstance(pooling, nn.AdaptiveAvgPool2d) and pooling.output_size not in (1, (1, 1)):
+        raise WeightsMismatch(
+            f"the weights {info.name} are for {info.img_size[0]}x{info.img_size[1]} images: {model.config.name} has "
+            f"weights for each cell of its last maps, and at {height}x{width} the cells show other parts of the image; "
+            "resize the images (model.preprocess does), or train anew"
         )
     adapted = info.adapted
     if other:  # tables that are computed from the size, never trained
@@ -146,24 +153,20 @@ def fit_size(model: Classifier, state: dict[str, Tensor], info: WeightInfo) -> W
     return replace(info, img_size=(height, width), adapted=adapted)
 
 
-def put_in(model: Classifier, state: Mapping[str, Tensor], what: str) -> None:
-    """Make the tensors the model's own, without a copy where their type is the model's already.
+def put_in(model: Classifier, state: State, what: str) -> None:
+    """Make the tensors the model's own; a model on the meta device takes them as they are, mapped or not.
 
     Raises:
         WeightsMismatch: they are not exactly the model's.
     """
-    check_match(model, state, what)
     own = model.state_dict()
-    typed = {key: state[key].to(own[key].dtype) for key in own}
-    if any(tensor.is_meta for tensor in own.values()):
-        model.load_state_dict(typed, strict=True, assign=True)
-    else:
-        model.load_state_dict(typed, strict=True)
+    check_match(model.config.name, own, state, what)
+    empty = any(tensor.is_meta for tensor in own.values())
+    typed = {key: state[key].to(tensor.dtype) for key, tensor in own.items()}
+    model.load_state_dict(typed, strict=True, assign=empty)
 
 
-def load_fitted(
-    native: ModelConfig, state: dict[str, Tensor], info: WeightInfo, wanted: Wanted, convert: object = None
-) -> Classifier:
+def load_fitted(native: ModelConfig, state: State, info: WeightInfo, wanted: Wanted) -> Classifier:
     """The model of ``native`` (the weights' own shape) with the weights, changed to what is wanted.
 
     Raises:
@@ -175,6 +178,7 @@ def load_fitted(
         img_size=native.img_size if wanted.img_size is None else wanted.img_size,
     )
     model = build_empty(config)
+    state = convert(state, model, info.layout)
     if model.in_chans != info.in_chans:
         info = fit_chans(model, state, info)
     if model.img_size != info.img_size:
@@ -183,13 +187,11 @@ def load_fitted(
     if wanted.num_classes is not None and wanted.num_classes != info.num_classes:
         model.reset_classifier(wanted.num_classes)
         model.config = replace(model.config, num_classes=wanted.num_classes)
-        change = f"a fresh head for {wanted.num_classes} classes" if wanted.num_classes else "the head left out"
-        info = replace(
-            info,
-            num_classes=wanted.num_classes,
-            classes=(),
-            adapted=(*info.adapted, f"{change}, not {info.num_classes}"),
-        )
+        if wanted.num_classes:
+            change = f"a fresh head for {wanted.num_classes} classes, not {info.num_classes}"
+        else:
+            change = f"the head for {info.num_classes} classes left out"
+        info = replace(info, num_classes=wanted.num_classes, classes=(), adapted=(*info.adapted, change))
     if info.adapted:
         info = replace(info, metrics={})
     model.weights = info

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PROBE_SECONDS = 2.5  # for the first answer; a server that is there but slow is asked again, with more time
 ATTEMPTS = 3
-PAUSE = 0.4  # seconds before the second attempt, doubled for the third
+PAUSE = 0.4  # seconds before the second attempt, twice that before the third
 UNWRITABLE = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT, errno.ENOTDIR)
 
 
@@ -46,12 +46,17 @@ def advice() -> str:
     return f"{offline}pretrained= also takes a folder or a .safetensors file, and HF_ENDPOINT names another server"
 
 
-def explain(error: Exception, what: str) -> WeightsError:
-    """The error of our family that says what the client's ``error`` means for ``what`` was asked."""
+def explain(error: BaseException, what: str, otherwise: str = "") -> WeightsError:
+    """The error of our family that says what the client's ``error`` means for ``what`` was asked.
+
+    ``otherwise`` is what to do instead if nothing helps: by default, what works without the Hub.
+    """
     from huggingface_hub import errors as hub
 
     if isinstance(error, WeightsError):
         return error
+    if type(error) is RuntimeError and error.__cause__ is not None:  # the client wraps what goes wrong in an upload
+        return explain(error.__cause__, what, otherwise)
     status = getattr(getattr(error, "response", None), "status_code", None)
     reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
     # some of these derive from others: LocalEntryNotFoundError from EntryNotFoundError, GatedRepoError from
@@ -90,7 +95,9 @@ def explain(error: Exception, what: str) -> WeightsError:
         )
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
         return WeightsCorrupted(f"{what} arrives with another length than announced, twice; try again later")
-    return WeightsUnavailable(f"{what} cannot be fetched ({reason}); try again later, or: {advice()}")
+    return WeightsUnavailable(
+        f"{what}: the exchange with the Hub failed ({reason}); try again later, or: {otherwise or advice()}"
+    )
 
 
 class Repository:
@@ -170,7 +177,9 @@ class Repository:
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
         seconds = min(PROBE_SECONDS, constants.HF_HUB_ETAG_TIMEOUT)
-        for attempt in range(ATTEMPTS):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 stated = get_hf_file_metadata(
                     hf_hub_url(self.repo_id, filename, revision=self.commit or self.revision),
@@ -182,11 +191,11 @@ class Repository:
             except (HFValidationError, LocalEntryNotFoundError) as error:
                 raise explain(error, what) from error
             except Exception as error:  # the client lets errors of its HTTP library through, whichever it is
-                if attempt == ATTEMPTS - 1 or not is_passing(error):
+                if attempt == ATTEMPTS or not is_passing(error):
                     raise explain(error, what) from error
                 if type(error).__name__ == "ReadTimeout":  # connected, but slow
                     seconds = constants.HF_HUB_ETAG_TIMEOUT
-                time.sleep(PAUSE * 2**attempt)
+                time.sleep(PAUSE * attempt)
             else:
                 if not stated.commit_hash or not stated.etag:
                     raise WeightsUnavailable(
@@ -194,7 +203,6 @@ class Repository:
                         f"the network; {advice()}"
                     )
                 return stated
-        raise WeightsUnavailable(f"{what} cannot be fetched; {advice()}")
 
     def _download(self, filename: str, what: str, stated: HfFileMetadata, sha256: str | None, *, damaged: bool) -> Path:
         """Have the client fetch a file; anew, once, if what came is not what was stated."""
@@ -219,18 +227,19 @@ class Repository:
             "library_name": "convzoo",
             "library_version": __version__,
         }
-        for attempt in range(ATTEMPTS):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 return Path(hf_hub_download(self.repo_id, filename, force_download=force, **arguments))
             except Exception as error:  # see _ask
                 explained = explain(error, what)
                 # what the client itself has tried again is not tried again here
                 spent = type(error).__name__ in ("ReadTimeout", "RemoteProtocolError", "LocalEntryNotFoundError")
-                again = is_passing(error) or (isinstance(explained, WeightsCorrupted) and attempt == 0)
-                if attempt == ATTEMPTS - 1 or spent or not again:
+                again = is_passing(error) or (isinstance(explained, WeightsCorrupted) and attempt == 1)
+                if attempt == ATTEMPTS or spent or not again:
                     raise explained from error
-                time.sleep(PAUSE * 2**attempt)
-        raise WeightsUnavailable(f"{what} cannot be fetched; {advice()}")
+                time.sleep(PAUSE * attempt)
 
 
 def is_passing(error: Exception) -> bool:

@@ -52,7 +52,7 @@ LAYOUTS: dict[str, Callable[[State, nn.Module], State]] = {
 }
 
 
-def detect(state: Mapping[str, Tensor]) -> str:
+def detect(state: State) -> str:
     """Whose names these are, as far as they differ from ours."""
     if any(key.startswith(theirs) for key in state for theirs in TIMM_VGG):
         return "timm"

@@ -64,7 +64,6 @@ def create_pretrained(
         native = make_config(
             architecture, info.num_classes, info.in_chans, info.img_size, {**_own_args(info, architecture), **given}
         )
-        state = layouts.convert(state, fit.build_empty(native), info.layout)
         model = fit.load_fitted(native, state, info, wanted)
     device = torch.get_default_device()
     return model if device.type == "cpu" else model.to(device)
@@ -105,8 +104,7 @@ def _own_args(info: WeightInfo, architecture: str) -> dict[str, Any]:
             f"{info.source or info.name} was made with {unknown[0]}={info.model_args[unknown[0]]!r}, which "
             f"{architecture} has no option for; its options are {', '.join(known) or 'none'}: use other weights"
         )
-    without_aux = {"aux_heads": False} if info.layout == "timm" and "aux_heads" in known else {}
-    return {**without_aux, **info.model_args}
+    return dict(info.model_args)
 
 
 def _load_bare(

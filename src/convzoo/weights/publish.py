@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import registry
 from ..models import Classifier
+from ..profiling import profile
 from .card import make_card
 from .entries import FILE_NAME, OWNER, WeightInfo, bundled_path, read_table, weight_info, write_table
 from .errors import WeightsNotFound
@@ -25,6 +26,7 @@ from .schema import CROP_MODES, INTERPOLATIONS, make_config, read_info
 
 CARD_NAME, LOG_NAME = "README.md", "log.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+LATER = "set HF_ENDPOINT to another server"
 PACKAGE_LIMIT = 16_000_000  # bytes of weights that travel in the package
 
 
@@ -109,6 +111,7 @@ def save_pretrained(
         raise ValueError(f"metrics need n, the number of images measured, got {dict(metrics)!r}; add 'n': ...")
     _choose("dtype", dtype, DTYPES)
     state = {key: _cast(key, value, DTYPES[dtype]) for key, value in model.state_dict().items()}
+    counted = profile(model, (model.in_chans, *model.img_size))
     info = WeightInfo(
         name=f"{name}.{tag}",
         architecture=name,
@@ -132,7 +135,8 @@ def save_pretrained(
         license=license or (old.license if old else "mit"),
         dataset_terms=dataset_terms if dataset_terms is not None else (old.dataset_terms if old else ""),
         model_args=_changed_options(model),
-        num_params=sum(parameter.numel() for parameter in model.parameters()),
+        num_params=counted.params,
+        macs=counted.macs,
     )
     described = make_config(model, info)
     read_info(described, "save_pretrained")  # what would not be read is not written
@@ -265,9 +269,9 @@ def push_to_hub(
     except ValueError as error:
         if "README.md" in str(error):  # what the Hub does not take as a card
             raise
-        raise explain(error, f"publishing {target}") from error
+        raise explain(error, f"publishing {target}", LATER) from error
     except Exception as error:  # the client lets errors of its HTTP library through
-        raise explain(error, f"publishing {target}") from error
+        raise explain(error, f"publishing {target}", LATER) from error
     return commit.oid
 
 

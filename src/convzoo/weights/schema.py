@@ -57,6 +57,7 @@ def make_config(model: Classifier, info: WeightInfo) -> dict[str, Any]:
             "sha256": info.sha256,
             "size": info.size,
             "num_params": info.num_params,
+            "macs": info.macs,
             "dataset": {key: value for key, value in info.dataset.items() if key != "class_names"},
             "dataset_terms": info.dataset_terms,
             "metrics": dict(info.metrics),
@@ -133,6 +134,7 @@ def read_info(config: Mapping[str, Any], where: str, *, repo_id: str = "", revis
             dataset_terms=str(own.get("dataset_terms") or ""),
             model_args={str(key): _untuple(value) for key, value in dict(config.get("model_args") or {}).items()},
             num_params=own.get("num_params"),
+            macs=own.get("macs"),
             layout=str(own.get("key_layout", "convzoo")) if ours else "timm",
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
