@@ -5,6 +5,7 @@
 No model is built in memory and none is run; the counts come from shapes.
 """
 
+import math
 import sys
 
 import matplotlib
@@ -41,7 +42,7 @@ def main(path: str = "params_vs_macs.png") -> None:
         )
         for name, params, macs in models:
             # one label where dots lie together
-            if all(abs(params / x - 1) > 0.25 or abs(macs / y - 1) > 0.22 for x, y in labelled):
+            if all(abs(math.log10(params / x)) > 0.32 or abs(math.log10(macs / y)) > 0.09 for x, y in labelled):
                 labelled.append((params, macs))
                 axes.annotate(name, (params, macs), xytext=(5, 4), textcoords="offset points", fontsize=7)
     axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="multiply-accumulates for one image",
