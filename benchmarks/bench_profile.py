@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import copy
 import csv
+import inspect
 import io
 import logging
 import warnings
@@ -81,7 +82,7 @@ def ptflops_counter(backend: str) -> Counter:
     from ptflops import get_model_complexity_info
 
     def count(model: nn.Module, x: torch.Tensor) -> tuple[int | None, int | None]:
-        name = next(iter(__import__("inspect").signature(model.forward).parameters))
+        name = next(iter(inspect.signature(model.forward).parameters))
         macs, params = get_model_complexity_info(
             model, tuple(x.shape[1:]), as_strings=False, print_per_layer_stat=False, verbose=False, backend=backend,
             input_constructor=lambda _: {name: x},
@@ -238,9 +239,8 @@ def figures(peers: dict[str, Counter]) -> None:
                 cell += f"; params {difference(answer[1], params)}"
             cells.append(cell)
         rows.append((name, f"{macs:,}", f"{params:,}", *cells))
-    print(
-        f"\n### Figures, on a real model in evaluation mode\n\n{markdown(('case', 'MACs', 'params', *counters), rows)}\n"
-    )
+    table = markdown(("case", "MACs", "params", *counters), rows)
+    print(f"\n### Figures, on a real model in evaluation mode\n\n{table}\n")
 
 
 def extra_memory() -> None:

@@ -290,6 +290,7 @@ def test_minutes_plan_a_run_that_is_kept_to(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler itself
 def test_compiled_nets_train(folder: Path, tmp_path: Path) -> None:
     """Compiled and as it stands, a net takes the same steps."""
     for out, more in (("plain", ()), ("compiled", ("--compile",))):

@@ -133,16 +133,21 @@ def measure(shadow: Shadow, inputs: Inputs) -> Profile:
     except Exception as error:
         explain(error, meter, shape)
         raise
-    parameters = shadow.parameters.values()
+    trainable = param_bytes = 0
+    for parameter in shadow.parameters.values():
+        count = parameter.numel()
+        param_bytes += count * parameter.dtype.itemsize
+        if parameter.requires_grad:
+            trainable += count
     return Profile(
         model=model_name(shadow.root),
         input_shape=shape,
-        params=sum(parameter.numel() for parameter in parameters),
-        trainable_params=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        params=sum(node.own_params for node in shadow.nodes),
+        trainable_params=trainable,
         buffers=sum(buffer.numel() for buffer in shadow.buffers.values()),
         macs=meter.macs,
         activations=meter.activations,
-        param_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        param_bytes=param_bytes,
         peak_activation_bytes=meter.peak_bytes,
         layers=tuple(shadow.layers()),
     )

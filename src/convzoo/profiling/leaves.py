@@ -39,11 +39,8 @@ LEAVES: dict[type[nn.Module], Callable[[Any], Law | None]] = {
 }
 
 
-class Leaf(Node):
-    """Stands in for a module that only calls one function: ``law`` is its rule, ``arguments`` what follows the input.
-
-    Anything but a call makes the module's shadow, which from then on does the work.
-    """
+class LeafNode(Node):
+    """The node of a stock layer: ``law`` is the rule of its function, ``arguments`` what follows the input."""
 
     __slots__ = ("arguments", "law", "owner", "shadow", "stock")
 
@@ -53,43 +50,47 @@ class Leaf(Node):
         self.shadow: Any = None
         self.law, self.arguments = law
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.shadow is None and len(args) == 1 and not kwargs and type(args[0]) is Tensor:
-            meter = self.meter
-            outer, before = meter.node, meter.macs
-            meter.node = self
-            with QUIET():
-                output = self.law(meter, args[0], *self.arguments)
-                if output is not NotImplemented:
-                    if not self.calls:
-                        self.input_shape, self.output_shape = args[0].shape, output.shape
-                    self.calls += 1
-                    self.macs += meter.macs - before
-            meter.node = outer
-            if output is not NotImplemented:
-                return output
-        self.make()
-        return Node.__call__(self, *args, **kwargs)
-
     def make(self) -> Any:
-        """The shadow."""
+        """The layer's shadow."""
         if self.shadow is None:
             self.shadow = self.owner.copy(self.stock, self)
             self.owner.finish()
         return self.shadow
 
+
+class Leaf:
+    """Stands in for a stock layer. Anything but a call makes the shadow, which from then on does the work."""
+
+    __slots__ = ("_node",)
+
+    def __init__(self, node: LeafNode) -> None:
+        object.__setattr__(self, "_node", node)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        node: LeafNode = self._node
+        if node.shadow is None and len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+            meter = node.meter
+            outer, before = meter.node, meter.macs
+            meter.node = node
+            with QUIET():
+                output = node.law(meter, args[0], *node.arguments)
+                if output is not NotImplemented:
+                    if not node.calls:
+                        node.input_shape, node.output_shape = args[0].shape, output.shape
+                    node.calls += 1
+                    node.macs += meter.macs - before
+            meter.node = outer
+            if output is not NotImplemented:
+                return output
+        node.make()
+        return node(*args, **kwargs)
+
     @property  # type: ignore[misc]
     def __class__(self) -> Any:  # isinstance(layer, nn.Conv2d) holds
-        return type(self.stock)
+        return type(self._node.stock)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.make(), name)
+        return getattr(self._node.make(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in SLOTS:
-            object.__setattr__(self, name, value)
-        else:
-            setattr(self.make(), name, value)
-
-
-SLOTS = frozenset((*Node.__slots__, *Leaf.__slots__))
+        setattr(self._node.make(), name, value)

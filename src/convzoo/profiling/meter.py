@@ -95,8 +95,9 @@ class Memory:
 
     def __init__(self, meter: Meter, count: int) -> None:
         self.meter, self.bytes = meter, count
-        meter.live_bytes += count
-        meter.peak_bytes = max(meter.peak_bytes, meter.live_bytes)
+        live = meter.live_bytes = meter.live_bytes + count
+        if live > meter.peak_bytes:  # noqa: PLR1730 - called for every map
+            meter.peak_bytes = live
 
     def __del__(self) -> None:
         self.meter.live_bytes -= self.bytes

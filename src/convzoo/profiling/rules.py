@@ -56,7 +56,7 @@ def convolution(
     groups: int = 1,
 ) -> Any:
     """Every output element takes one MAC per weight of its filter: in_channels / groups x kernel."""
-    shape, filters = input.shape, weight.shape
+    shape, filters = tuple(input.shape), tuple(weight.shape)
     rank = len(filters) - 2
     if len(shape) != rank + 2 or shape[1] != filters[1] * groups or input.dtype != weight.dtype:
         return NotImplemented
@@ -94,7 +94,7 @@ def transposed_convolution(
     dilation: int | Sequence[int] = 1,
 ) -> Any:
     """Every input element takes one MAC per weight of its filter: out_channels / groups x kernel."""
-    shape, filters = input.shape, weight.shape
+    shape, filters = tuple(input.shape), tuple(weight.shape)
     rank = len(filters) - 2
     if len(shape) != rank + 2 or shape[1] != filters[0] or input.dtype != weight.dtype:
         return NotImplemented
@@ -120,7 +120,7 @@ def transposed_convolution(
 @rule(F.linear)
 def linear(meter: Meter, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """in_features MACs per output element, for every token."""
-    shape, filters = tuple(input.shape), weight.shape
+    shape, filters = tuple(input.shape), tuple(weight.shape)
     if not shape or len(filters) != 2 or shape[-1] != filters[1] or input.dtype != weight.dtype:
         return NotImplemented
     shape = (*shape[:-1], filters[0])
@@ -187,6 +187,8 @@ def einsum(meter: Meter, equation: str, *operands: Any) -> Any:
     if len(set(result)) != len(result) or not set(result) <= set(sizes):
         return NotImplemented
     shared = set(names[0]) & set(names[1])
+    if any(sizes[index] == 1 for index in shared - set(result)):
+        return NotImplemented  # a sum of one: torch multiplies
     shape = tuple(sizes[index] for index in result)
     if shared <= set(result):
         meter.count(0, 0)

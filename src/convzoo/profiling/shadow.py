@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .leaves import LEAVES, Leaf
+from .leaves import LEAVES, Leaf, LeafNode
 from .meter import Meter, Node
 from .result import Layer
 
@@ -81,7 +81,7 @@ class Shadow:
         law = None
         if kind in LEAVES and not module._forward_pre_hooks and "forward" not in module.__dict__:
             law = LEAVES[kind](module)  # pruning, for one, has a hook, and a plain tensor for a weight
-        node = Node(self.meter, path, kind.__name__) if law is None else Leaf(self, module, path, law)
+        node = Node(self.meter, path, kind.__name__) if law is None else LeafNode(self, module, path, law)
         self.nodes.append(node)
         meter = self.meter
         for tensors, seen in ((module._parameters, self.parameters), (module._buffers, self.buffers)):
@@ -99,8 +99,8 @@ class Shadow:
                     seen[id(tensor)] = tensor
                     if seen is self.parameters:
                         node.own_params += tensor.numel()
-        if law is not None:
-            return self._remember(module, node)
+        if isinstance(node, LeafNode):
+            return self._remember(module, Leaf(node))
         shadow = self._remember(module, self.copy(module, node))
         children = shadow._modules
         for name, child in children.items():
@@ -239,7 +239,7 @@ class Shadow:
                 holder[key] = None
         for node in self.nodes:
             node.code = None
-            if type(node) is Leaf:
+            if isinstance(node, LeafNode):
                 node.arguments, node.shadow = (), None
         self.root = None
         for store in (self.parameters, self.buffers, self._memo, self._alive, self.nodes):
@@ -259,7 +259,9 @@ class Shadow:
                 twins[id(tensor)] = nn.Parameter(fresh, tensor.requires_grad) if is_parameter else fresh
             return twins[id(tensor)]
 
-        made = {id(node): node.make() for node in self.nodes if type(node) is Leaf}
+        for node in tuple(self.nodes):
+            if isinstance(node, LeafNode):
+                node.make()
         for attributes, own in self._copies:
             attributes.update({name: OrderedDict() for name in HOOKS}, _compiled_call_impl=None)
             del attributes["forward"]
@@ -269,9 +271,9 @@ class Shadow:
                 attributes[name] = {key: empty(tensor) for key, tensor in attributes[name].items()}
             children = attributes["_modules"]
             for key, child in children.items():
-                children[key] = made.get(id(child), child)
+                children[key] = child._node.make() if type(child) is Leaf else child
         for holder, key in self._loose:
             if not isinstance(holder, dict) or key in holder:
                 holder[key] = empty(holder[key])
         self._copies = []
-        return made.get(id(self.root), self.root)
+        return self.root._node.make() if type(self.root) is Leaf else self.root

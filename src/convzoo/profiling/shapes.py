@@ -28,7 +28,11 @@ TensorT = torch.Tensor
       TensorT.abs, TensorT.square)  # fmt: skip
 def activation(meter: Meter, input: Tensor, *arguments: Any, inplace: bool = False, **options: Any) -> Any:
     """A map of the same shape; in place, the same map."""
-    if not input.is_floating_point() or "out" in options or any(isinstance(each, bool) for each in arguments):
+    if (
+        not input.is_floating_point()
+        or "out" in options
+        or (arguments and any(isinstance(each, bool) for each in arguments))
+    ):
         return NotImplemented  # a bool among the positions may be `inplace`
     if inplace:
         return meter.twin(input)
