@@ -23,7 +23,7 @@ slow: $(VENV)/.installed  ## the tests that take minutes or need a data set
 
 docs: $(VENV)/.installed-docs  ## the site, in site/
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 benchmark: $(VENV)/.installed  ## side by side with other libraries, where they are installed
 	$(BIN)/python benchmarks/run.py

@@ -43,8 +43,9 @@ def model_rows() -> list[list[str]]:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; the second and third columns are figures."""
-    marks = ["---:" if index in (1, 2, 4, 5) else "---" for index in range(len(header))]
+    """A Markdown table; columns of figures stand to the right."""
+    words = {"model", "net", "weights", "native size", "paper", "where"}
+    marks = ["---" if title in words else "---:" for title in header]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, marks, *rows])
 
 
@@ -105,7 +106,7 @@ def filled(text: str, parts: dict[str, str]) -> str:
         begin = BEGIN.format(name)
         if begin in text:
             before, rest = text.split(begin, 1)
-            text = f"{before}{begin}\n{part}\n{END}{rest.split(END, 1)[1]}"
+            text = f"{before}{begin}\n\n{part}\n\n{END}{rest.split(END, 1)[1]}"
     return text
 
 
