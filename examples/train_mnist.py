@@ -87,17 +87,18 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 500)
     return 100 * hits / len(images)
 
 
-def make_optimizer(model: nn.Module, lr: float | None, decay: float | None) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, name: str | None, lr: float | None, decay: float | None) -> torch.optim.Optimizer:
     """SGD for nets with batch norm, AdamW for those without; weight decay on weights, not on biases and gains."""
     weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    normed = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    if name is None:
+        name = "sgd" if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()) else "adamw"
     if decay is None:
-        decay = 5e-4 if normed else 0.02
+        decay = 5e-4 if name == "sgd" else 0.3
     groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    if normed:
+    if name == "sgd":
         return torch.optim.SGD(groups, lr=lr or 0.1, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=lr or 3e-3)
+    return torch.optim.AdamW(groups, lr=lr or 5e-3)
 
 
 def moving_average(decay: float):
@@ -118,16 +119,28 @@ def write(path: Path, save: object) -> None:
     partial.replace(path)
 
 
+def command_line(arguments: list[str]) -> str:
+    """The command as anyone would type it: without the folders of this machine."""
+    kept, words = [], iter(arguments)
+    for word in words:
+        if word in ("--data", "--out"):
+            next(words)
+        elif not word.startswith(("--data=", "--out=")):
+            kept.append(word)
+    return shlex.join(["python", "examples/train_mnist.py", *kept])
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lenet5", help="a model for 28x28 digits (default lenet5)")
     parser.add_argument("--data", default="ylecun/mnist", help="a folder of parquet files, or a data set of the Hub")
     parser.add_argument("--augment", action="store_true", help="distort the digits")
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, help="peak learning rate (default 0.1 for SGD, 0.003 for AdamW)")
-    parser.add_argument("--weight-decay", type=float, help="on weights (default 5e-4 for SGD, 0.02 for AdamW)")
-    parser.add_argument("--smoothing", type=float, default=0.05, help="of the labels; 0 suits the smallest nets")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--optimizer", choices=("sgd", "adamw"), help="default: by whether the net has batch norm")
+    parser.add_argument("--lr", type=float, help="peak learning rate (default 0.1 for SGD, 0.005 for AdamW)")
+    parser.add_argument("--weight-decay", type=float, help="on weights (default 5e-4 for SGD, 0.3 for AdamW)")
+    parser.add_argument("--smoothing", type=float, default=0.1, help="of the labels; 0 suits the smallest nets")
     parser.add_argument("--ema", type=float, default=0.998, help="decay of the average of the weights")
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16 where that is exact enough")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -152,28 +165,33 @@ def main() -> None:
     held_out, kept = order[: args.held_out], order[args.held_out :]
 
     steps = len(kept) // args.batch
-    optimizer = make_optimizer(model, args.lr, args.weight_decay)
+    optimizer = make_optimizer(model, args.optimizer, args.lr, args.weight_decay)
     peak = optimizer.param_groups[0]["lr"]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, peak, total_steps=steps * args.epochs, pct_start=0.2, cycle_momentum=False, final_div_factor=1e3
     )
     average = AveragedModel(model, avg_fn=moving_average(args.ema), use_buffers=True)
-    log = {"model": args.model, "tag": tag, "seed": args.seed, "epochs": args.epochs, "batch": args.batch}
-    log |= {
-        "peak_lr": peak,
+    log = {
+        "command": command_line(sys.argv[1:]),
+        "model": args.model,
+        "tag": tag,
+        "seed": args.seed,
+        "epochs": args.epochs,
+        "batch": args.batch,
         "optimizer": type(optimizer).__name__,
+        "peak_lr": peak,
+        "weight_decay": optimizer.param_groups[0]["weight_decay"],
+        "label_smoothing": args.smoothing,
         "ema": args.ema,
         "bf16": args.bf16,
         "augment": args.augment,
-    }
-    log |= {
-        "label_smoothing": args.smoothing,
         "trained_on": len(kept),
         "held_out": len(held_out),
         "held_out_accuracy": [],
+        "torch": torch.__version__,
+        "device": args.device,
+        "seconds": 0.0,
     }
-    log |= {"torch": torch.__version__, "device": args.device, "seconds": 0.0}
-    log |= {"command": shlex.join(["python", "examples/train_mnist.py", *sys.argv[1:]])}
 
     parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
     checkpoint = out / "checkpoint.pt"

@@ -64,15 +64,16 @@ def test_train_mnist_learns_stops_and_goes_on(digits, tmp_path):
 
     # stopped after the fourth epoch, and called again: the same weights
     code = f"""
-import sys; sys.path.insert(0, {str(EXAMPLES)!r}); sys.argv = ['train_mnist.py', *{[str(o) for o in options]!r}]
-sys.argv += ['--out', 'parts']
+import json, sys, torch
+sys.path.insert(0, {str(EXAMPLES)!r})
+sys.argv = ["train_mnist.py", *{[str(option) for option in options]!r}, "--out", "parts"]
 import train_mnist
 write = train_mnist.write
-def stop(path, save):
+def write_and_stop(path, save):
     write(path, save)
-    if len(__import__('json').loads(__import__('torch').load(path, weights_only=True)['log'])['held_out_accuracy']) == 4:
+    if len(json.loads(torch.load(path, weights_only=True)["log"])["held_out_accuracy"]) == 4:
         sys.exit(0)
-train_mnist.write = stop
+train_mnist.write = write_and_stop
 train_mnist.main()
 """
     run("-c", code, cwd=tmp_path)

@@ -7,6 +7,7 @@ import re
 import time
 
 import pytest
+from hubserver import Blob
 from weightkit import fetch, files_of, leftovers, make_folder, put, same
 
 import convzoo
@@ -442,7 +443,7 @@ def test_pinned_to_a_file_that_was_exchanged(hub, tmp_path):
     commit = put(hub, folder)
     changed = make_folder(tmp_path / "changed", seed=1)
     tree = hub.repo("someone/lenet5.made_up").trees[commit]
-    tree["model.safetensors"].data = (changed / "model.safetensors").read_bytes()
+    tree["model.safetensors"] = Blob((changed / "model.safetensors").read_bytes(), lfs=True)
     hub.store[tree["model.safetensors"].sha256] = tree["model.safetensors"].data
     with pytest.raises(WeightsCorrupted, match="another content"):
         convzoo.create_model("lenet5", pretrained=f"someone/lenet5.made_up@{commit}")

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import cam, models, weights
+from .commands import cam, models, profile, weights
 from .weights import WeightsError
 
-COMMANDS = (models, weights, cam)
+COMMANDS = (models, profile, weights, cam)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

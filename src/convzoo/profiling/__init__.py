@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .inputs import Inputs, Source, default_dtype, one_image
-from .meter import Meter
+from .meter import Meter, like
 from .result import Layer, Profile
 from .shadow import Shadow
 
@@ -65,18 +65,13 @@ def profile(
     """
     if counter not in COUNTERS:
         raise ValueError(f"unknown counter {counter!r}; the counters are {', '.join(COUNTERS)}; pass one of these")
-    check_model(model)
-    shadow = Shadow(model)
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            inputs = one_image(input_size, default_dtype(shadow.parameters.values(), dtype))
-            if counter == "convzoo":
-                return replace(measure(shadow, inputs), _source=Source(model, inputs))
-            from .peers import thop_profile
+    ours, inputs = take(model, input_size, dtype)
+    if counter == "convzoo":
+        return ours
+    from .peers import thop_profile
 
-            return thop_profile(shadow, inputs)
-    finally:
-        shadow.release()
+    with torch.inference_mode(False), torch.no_grad():
+        return thop_profile(ours, model, inputs)
 
 
 def summary(model: nn.Module, input_size: Any, *, dtype: torch.dtype | None = None, **options: Any) -> Any:
@@ -102,24 +97,33 @@ def summary(model: nn.Module, input_size: Any, *, dtype: torch.dtype | None = No
         >>> table.total_params
         61706
     """
-    from .peers import torchinfo_summary
+    from .table import torchinfo_summary
 
-    check_model(model)
-    return torchinfo_summary(model, input_size, dtype, options)
+    ours, inputs = take(model, input_size, dtype)
+    with torch.inference_mode(False), torch.no_grad():
+        return torchinfo_summary(ours, model, inputs, options)
 
 
-def check_model(model: object) -> None:
-    """Refuse what is not a module."""
+def take(model: nn.Module, input_size: Any, dtype: torch.dtype | None) -> tuple[Profile, Inputs]:
+    """Our profile of ``model``, and the inputs it was taken at."""
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"profile takes a module, got {model!r:.60} ({type(model).__name__}); "
             "pass the model itself, e.g. create_model('resnet18')"
         )
+    shadow = Shadow(model)
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            source = Source(model, one_image(input_size, default_dtype(shadow.parameters.values(), dtype)))
+            return replace(measure(shadow, source.inputs), _source=source), source.inputs
+    finally:
+        shadow.release()
 
 
 def measure(shadow: Shadow, inputs: Inputs) -> Profile:
     """Run the shadow under its meter, and say what was seen."""
     meter, (args, kwargs) = shadow.meter, inputs
+    args, kwargs = tuple(map(like, args)), {name: like(tensor) for name, tensor in kwargs.items()}
     every = [*args, *kwargs.values()]
     meter.keep(every)
     shape = tuple(every[0].shape)

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .meter import like
-
 Inputs = tuple[tuple[Tensor, ...], dict[str, Tensor]]
 
 
@@ -20,8 +18,7 @@ class Source:
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         self._model = weakref.ref(model)
         self._config = getattr(model, "config", None)
-        args, kwargs = inputs
-        self.inputs = tuple(map(like, args)), {key: like(each) for key, each in kwargs.items()}
+        self.inputs = inputs
 
     def model(self) -> nn.Module:
         """The model.

@@ -21,7 +21,7 @@ from .shapes import METADATA, READS, VIEWS
 
 META = torch.device("meta")
 QUIET = torch._C.DisableTorchFunction  # within it calls go to torch and not to the meter
-GET_DEVICE = torch.Tensor.device.__get__  # type: ignore[attr-defined]
+GET_DEVICE = torch.Tensor.device.__get__
 FACTORIES = frozenset({
     torch.empty, torch.zeros, torch.ones, torch.full, torch.eye, torch.arange, torch.range, torch.linspace,
     torch.logspace, torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.tensor,
@@ -36,13 +36,13 @@ class Node:
     """One module while the model runs: it stands in for the module's ``forward``, and notes what passed."""
 
     __slots__ = (
-        "calls", "counting", "forward", "input_shape", "inside", "macs", "meter", "module", "output_shape",
+        "calls", "code", "counting", "input_shape", "inside", "macs", "meter", "module", "output_shape",
         "own_macs", "own_params", "path",
     )  # fmt: skip
 
     def __init__(self, meter: Meter, path: str, module: str) -> None:
         self.meter, self.path, self.module = meter, path, module
-        self.forward: Callable[..., Any] | None = None
+        self.code: Any = None  # the module's forward; set before the model runs
         self.counting = True
         self.input_shape: tuple[int, ...] | None = None
         self.output_shape: tuple[int, ...] | None = None
@@ -54,7 +54,7 @@ class Node:
         meter.node, meter.counting = self, self.counting and outer_counting
         self.inside += 1
         try:
-            output = self.forward(*args, **kwargs)  # type: ignore[misc] - set before the model runs
+            output = self.code(*args, **kwargs)
         except BaseException:
             meter.failed = meter.failed or self
             raise
@@ -71,7 +71,7 @@ class Node:
 
     @property
     def __wrapped__(self) -> Any:  # what inspect.signature looks for
-        return self.forward
+        return self.code
 
 
 def first_shape(*values: Any) -> tuple[int, ...] | None:

@@ -111,7 +111,8 @@ class Profile:
                 share = f"{100 * layer.share:.1f} %" if layer.macs else "-"
                 macs = f"{layer.macs:,}" if layer.macs else "-"
                 params = f"{layer.params:,}" if layer.params else "-"
-                yield layer, (layer.type, times(layer.output_shape), params, macs, share)
+                output = "-" if layer.macs and not layer.calls else times(layer.output_shape)
+                yield layer, (layer.type, output, params, macs, share)
 
     def _table(self, depth: int, indent: bool) -> str:
         head = ("layer", "type", "output", "params", "MACs", "share")
@@ -185,8 +186,10 @@ class Profile:
         Example:
             >>> import convzoo
             >>> c = convzoo.profile(convzoo.create_model("resnet50"), (3, 196, 196)).check("thop")
-            >>> c.ours, c.theirs, sum(term.macs for term in c.terms) == c.theirs - c.ours
-            (3470766848, 3506562304, True)
+            >>> c.macs, c.their_macs
+            (3470766848, 3506562304)
+            >>> sum(term.amount for term in c.macs_terms) == c.their_macs - c.macs
+            True
         """
         from .peers import compare
 

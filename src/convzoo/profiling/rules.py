@@ -120,7 +120,7 @@ def transposed_convolution(
 @rule(F.linear)
 def linear(meter: Meter, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """in_features MACs per output element, for every token."""
-    shape, filters = input.shape, weight.shape
+    shape, filters = tuple(input.shape), weight.shape
     if not shape or len(filters) != 2 or shape[-1] != filters[1] or input.dtype != weight.dtype:
         return NotImplemented
     shape = (*shape[:-1], filters[0])
@@ -219,8 +219,8 @@ def attention(
     return meter.map(shape, query.dtype)
 
 
-GATES = {torch.lstm: 4, torch.gru: 3, torch.rnn_tanh: 1, torch.rnn_relu: 1}
-CELL_GATES = {torch.lstm_cell: 4, torch.gru_cell: 3, torch.rnn_tanh_cell: 1, torch.rnn_relu_cell: 1}
+GATES: dict[Any, int] = {torch.lstm: 4, torch.gru: 3, torch.rnn_tanh: 1, torch.rnn_relu: 1}
+CELL_GATES: dict[Any, int] = {torch.lstm_cell: 4, torch.gru_cell: 3, torch.rnn_tanh_cell: 1, torch.rnn_relu_cell: 1}
 
 
 def recurrent_rule(gates: int) -> Rule:
@@ -230,7 +230,7 @@ def recurrent_rule(gates: int) -> Rule:
         """At every step each weight of each layer and direction is used once: all the matrices, times the steps."""
         if len(arguments) != 8 or not isinstance(arguments[1], (list, tuple)):
             return NotImplemented  # packed sequences: as many steps as the data say
-        state, weights, has_biases, layers, _, _, two_ways, batch_first = arguments
+        state, weights, _, layers, _, _, two_ways, _ = arguments
         hidden = state if gates < 4 else state[0]
         steps = math.prod(input.shape[:-1])
         directions = 2 if two_ways else 1

@@ -4,9 +4,7 @@ A module's shadow has the module's class and a copy of its attributes. It is alw
 hooks, and its ``forward`` is a node that keeps count. What the model's code assigns, appends or registers lands in
 the shadow; the tensors themselves are never written to, because the meter puts empty twins in their place.
 
-Most modules of a net are stock layers that are only ever called. A :class:`Leaf` stands in for such a layer and
-answers a call by the rule of the one function that the layer calls; should the model's code want anything else of
-it, the leaf has its shadow made there and then.
+Stock layers, which are only ever called, have a leaf (:mod:`convzoo.profiling.leaves`) in place of a shadow.
 """
 
 from __future__ import annotations
@@ -14,15 +12,14 @@ from __future__ import annotations
 import functools
 import types
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from . import rules, shapes
-from .meter import QUIET, Meter, Node
+from .leaves import LEAVES, Leaf
+from .meter import Meter, Node
 from .result import Layer
 
 HOOKS = (
@@ -36,81 +33,6 @@ ATOMS = frozenset({
     torch.memory_format, types.BuiltinFunctionType, types.ModuleType, range, slice,
 })  # fmt: skip
 STANDARD = frozenset(nn.Module().__dict__) | {"_compiled_call_impl"}
-
-# Modules of exactly these types do nothing but call one function. To each the function's rule and the arguments that
-# follow the input; None where the layer does something more.
-Law = tuple[rules.Rule, tuple[Any, ...]]
-LEAVES: dict[type[nn.Module], Callable[[Any], Law | None]] = {
-    nn.Linear: lambda m: (rules.linear, (m._parameters["weight"],)),
-    nn.BatchNorm2d: lambda m: (shapes.batch_norm, (m._buffers["running_mean"], None, m._parameters["weight"])),
-    nn.LayerNorm: lambda m: (shapes.layer_norm, (m.normalized_shape,)),
-    nn.ReLU: lambda m: (shapes.in_place if m.inplace else shapes.activation, ()),
-    nn.GELU: lambda m: (shapes.activation, ()),
-    nn.Sigmoid: lambda m: (shapes.activation, ()),
-    nn.Tanh: lambda m: (shapes.activation, ()),
-    nn.Dropout: lambda m: (shapes.in_place, ()),
-    nn.Identity: lambda m: (shapes.in_place, ()),
-    nn.Conv2d: lambda m: (
-        (rules.convolution, (m._parameters["weight"], None, m.stride, m.padding, m.dilation, m.groups))
-        if m.padding_mode == "zeros"
-        else None
-    ),
-}
-
-
-class Leaf(Node):
-    """Stands in for a module that only calls one function: ``law`` is its rule, ``arguments`` what follows the input.
-
-    Anything but a call makes the module's shadow, which from then on does the work.
-    """
-
-    __slots__ = ("arguments", "law", "owner", "shadow", "stock")
-
-    def __init__(self, owner: Shadow, stock: nn.Module, path: str, law: Law) -> None:
-        super().__init__(owner.meter, path, type(stock).__name__)
-        self.owner, self.stock, self.shadow = owner, stock, None
-        self.law, self.arguments = law
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.shadow is None and len(args) == 1 and not kwargs and type(args[0]) is Tensor:
-            meter = self.meter
-            outer, before = meter.node, meter.macs
-            meter.node = self
-            with QUIET():
-                output = self.law(meter, args[0], *self.arguments)
-                if output is not NotImplemented:
-                    if not self.calls:
-                        self.input_shape, self.output_shape = args[0].shape, output.shape
-                    self.calls += 1
-                    self.macs += meter.macs - before
-            meter.node = outer
-            if output is not NotImplemented:
-                return output
-        self.make()
-        return Node.__call__(self, *args, **kwargs)
-
-    def make(self) -> Any:
-        """The shadow."""
-        if self.shadow is None:
-            self.shadow = self.owner.copy(self.stock, self)
-            self.owner.finish()
-        return self.shadow
-
-    @property
-    def __class__(self) -> Any:  # isinstance(layer, nn.Conv2d) holds
-        return type(self.stock)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.make(), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in SLOTS:
-            object.__setattr__(self, name, value)
-        else:
-            setattr(self.make(), name, value)
-
-
-SLOTS = frozenset((*Node.__slots__, *Leaf.__slots__))
 
 
 class Shadow:
@@ -131,13 +53,20 @@ class Shadow:
         self._copies: list[tuple[dict[str, Any], Any]] = []  # the attributes of each shadow, and its own forward
         self._loose: list[tuple[Any, Any]] = []  # container and key of tensors outside parameters and buffers
         self._pending: list[tuple[nn.Module, nn.Module, Node]] = []
-        self._hooks = {name: OrderedDict() for name in HOOKS}  # no shadow calls its hooks: one set does for all
+        self._hooks: dict[str, Any] = {
+            name: OrderedDict() for name in HOOKS
+        }  # no shadow calls its hooks: one set does for all
         self.root = self._enter(model, "", registered=True)
         self.meter.node = self.nodes[0]
         self.finish()
 
     def _enter(self, module: nn.Module, path: str, registered: bool) -> Any:
         """The shadow of ``module``, or a leaf; what it holds goes into the totals if it is ``registered``."""
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(
+                f"{path or 'the model'} is a scripted module ({type(module).__name__}), whose code Python does not "
+                "run; profile takes modules of Python code; pass the module it was made from"
+            )
         while True:
             known = self._memo.get(id(module))
             if known is not None:
@@ -149,11 +78,6 @@ class Shadow:
                 break
             module = inner
         kind = type(module)
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError(
-                f"{path or 'the model'} is a scripted module ({kind.__name__}), whose code Python does not run; "
-                "profile takes modules of Python code; pass the module it was made from"
-            )
         law = None
         if kind in LEAVES and not module._forward_pre_hooks and "forward" not in module.__dict__:
             law = LEAVES[kind](module)  # pruning, for one, has a hook, and a plain tensor for a weight
@@ -206,7 +130,7 @@ class Shadow:
                     attributes[name] = self._remap(value, attributes, name)
             own = attributes.get("forward")
             self._copies.append((attributes, own))
-            node.forward = own or types.MethodType(type(module).forward, shadow)
+            node.code = own or types.MethodType(type(module).forward, shadow)
             node.counting = ".parametrizations." not in f".{node.path}."
             # what nn.Module.__call__ runs in place of its own code, hooks and all
             attributes["forward"] = attributes["_compiled_call_impl"] = node
@@ -286,20 +210,22 @@ class Shadow:
 
     def layers(self) -> list[Layer]:
         """What the nodes saw, with what is inside added up."""
-        params = [node.own_params for node in self.nodes]
+        params, macs = [node.own_params for node in self.nodes], [node.macs for node in self.nodes]
         places = {node.path: index for index, node in enumerate(self.nodes)}
         for index in range(len(self.nodes) - 1, 0, -1):
             parent = places.get(self.nodes[index].path.rpartition(".")[0])
             if parent is not None:
                 params[parent] += params[index]
+                if not self.nodes[parent].calls:  # a list of modules is not called itself
+                    macs[parent] += macs[index]
         total = self.meter.macs or 1
         return [
             Layer(
                 node.path, node.module, node.input_shape and tuple(node.input_shape),
-                node.output_shape and tuple(node.output_shape), inside, node.macs, node.macs / total, node.calls,
+                node.output_shape and tuple(node.output_shape), held, cost, cost / total, node.calls,
                 node.own_params, node.own_macs,
             )
-            for node, inside in zip(self.nodes, params, strict=True)
+            for node, held, cost in zip(self.nodes, params, macs, strict=True)
         ]  # fmt: skip
 
     def release(self) -> None:
@@ -312,7 +238,7 @@ class Shadow:
             if not isinstance(holder, dict) or key in holder:
                 holder[key] = None
         for node in self.nodes:
-            node.forward = None
+            node.code = None
             if type(node) is Leaf:
                 node.arguments, node.shadow = (), None
         self.root = None

@@ -47,7 +47,14 @@ def to_batch(image: Any) -> Tensor:
         where = "(H, W), (C, H, W) or (N, C, H, W)"
     else:
         if hasattr(image, "getbands"):  # a PIL image, without importing PIL
-            image = np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))  # writable, as torch wants it
+            if image.mode.startswith("I;16"):
+                image = np.asarray(image, dtype=np.float32) / 65535
+            elif image.mode in ("I", "F"):
+                raise ValueError(
+                    f"a PIL image of mode {image.mode!r} has no fixed range; scale it, and pass an array of 0..1"
+                )
+            else:
+                image = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
         if not isinstance(image, np.ndarray):
             raise TypeError(
                 f"an image is a PIL image, an array or a tensor, got {type(image).__name__}; open files with "
@@ -66,7 +73,7 @@ def to_batch(image: Any) -> Tensor:
         return tensor
     if not tensor.is_floating_point():
         raise ValueError(f"image numbers are uint8 (0..255) or floating point (0..1), got {tensor.dtype}; convert them")
-    if tensor.min() < -1e-3 or tensor.max() > 1 + 1e-3:
+    if not (tensor.min() >= -1e-3 and tensor.max() <= 1 + 1e-3):  # nor if it is not a number
         raise ValueError(
             f"floating-point images lie in 0..1, got {tensor.min():.3g}..{tensor.max():.3g}; divide by 255, and "
             "leave mean and std to this function"
