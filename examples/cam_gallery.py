@@ -44,7 +44,7 @@ def look(model: convzoo.Classifier, picture: Tensor, digits: list[int]) -> list[
     chances = result.logits.softmax(1)[0]
     size = (SIDE, SIDE * picture.shape[2] // picture.shape[1])
     return [
-        (convzoo.overlay(picture, one, size=size), f"{digit}: {100 * float(chances[digit]):.0f} %")
+        (convzoo.overlay(picture, one, size=size, alpha=0.75), f"{digit}: {100 * float(chances[digit]):.0f} %")
         for digit, one in zip(digits, heat, strict=True)
     ]
 
