@@ -125,7 +125,8 @@ def show_feature_maps(
         for name, maps in found.items()
         if name in grids
     }
-    return _stack({titles[name]: colorize(grid, colormap) for name, grid in grids.items()})
+    white = {name: np.nan_to_num(colorize(grid, colormap), nan=1.0) for name, grid in grids.items()}
+    return _stack({titles[name]: picture for name, picture in white.items()})
 
 
 def show_filters(model: nn.Module, layer: str | None = None, *, max_filters: int = 64, columns: int = 16) -> Figure:
@@ -163,10 +164,10 @@ def show_filters(model: nn.Module, layer: str | None = None, *, max_filters: int
 
 
 def _grid(maps: Tensor, columns: int) -> Any:
-    """Maps (C, h, w), each scaled to 0..1, as one array with a border of NaN between them."""
+    """Maps (C, h, w), each scaled to 0..1, as one array; between them it is not a number."""
     maps = maps.float().cpu()
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return _tile((maps - low) / (high - low).clamp_min(1e-12), columns, 0.0)
+    return _tile((maps - low) / (high - low).clamp_min(1e-12), columns, math.nan)
 
 
 def _tile(maps: Tensor, columns: int, border: float) -> Any:
