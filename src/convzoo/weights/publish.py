@@ -242,6 +242,11 @@ def push_to_hub(
         WeightsUnavailable: the Hub cannot be reached.
         WeightsError: the folder is not sound.
         ValueError: the Hub refuses the model card.
+
+    Example:
+        >>> import convzoo
+        >>> model = convzoo.create_model("lenet5", pretrained=True)
+        >>> convzoo.push_to_hub(model, "you/lenet5.mnist")  # doctest: +SKIP
     """
     if isinstance(source, Classifier):
         with tempfile.TemporaryDirectory() as temporary:
