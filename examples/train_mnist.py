@@ -135,6 +135,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="lenet5", help="a model for 28x28 digits (default lenet5)")
     parser.add_argument("--data", default="ylecun/mnist", help="a folder of parquet files, or a data set of the Hub")
     parser.add_argument("--augment", action="store_true", help="distort the digits")
+    parser.add_argument("--plain-epochs", type=int, default=0, help="leave the last so many epochs undistorted")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--optimizer", choices=("sgd", "adamw"), help="default: by whether the net has batch norm")
@@ -185,6 +186,7 @@ def main() -> None:
         "ema": args.ema,
         "bf16": args.bf16,
         "augment": args.augment,
+        "plain_epochs": args.plain_epochs,
         "trained_on": len(kept),
         "held_out": len(held_out),
         "held_out_accuracy": [],
@@ -210,7 +212,7 @@ def main() -> None:
         for step in bar:
             batch = shuffled[step * args.batch : (step + 1) * args.batch]
             inputs = normalise(images[batch])
-            if args.augment:
+            if args.augment and epoch < args.epochs - args.plain_epochs:
                 inputs = distort(inputs)
             inputs = inputs.contiguous(memory_format=torch.channels_last)
             with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
