@@ -18,20 +18,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .winograd import Winograd, count_tiles, pays
+
 
 class Activation(NamedTuple):
-    """An activation by the name that the kernels know: "none", "relu", "leaky_relu", "sigmoid", "tanh" or "gelu"."""
+    """An activation by the name that the kernels know: "none", "relu", "leaky_relu", "sigmoid" or "gelu"."""
 
     name: str = "none"
     scalars: tuple[float, ...] = ()
     algorithm: str = ""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *, inplace: bool = False) -> Tensor:
         if self.name == "none":
             return x
+        if self.name == "relu":
+            return F.relu(x, inplace)
         if self.name == "leaky_relu":
-            return F.leaky_relu(x, *self.scalars)
-        return {"relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu}[self.name](x)
+            return F.leaky_relu(x, *self.scalars, inplace=inplace)
+        return torch.sigmoid(x) if self.name == "sigmoid" else F.gelu(x)
 
 
 NONE, RELU, GELU = Activation(), Activation("relu"), Activation("gelu", (), "none")
@@ -71,13 +75,15 @@ def packs(x: Tensor, weight: Tensor) -> bool:
 class _Packed:
     """What the two layers share: the cache, and that copies and files leave it out."""
 
-    _cache: tuple[Any, Tensor] | None = None
+    _cache: tuple[Any, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_cache"}
 
-    def _key(self, weight: Tensor, *shape: int) -> tuple[int, ...]:
-        return (weight.data_ptr(), weight._version, *shape)
+    def _key(self, weight: Tensor, bias: Tensor | None, *shape: int) -> tuple[int, ...]:
+        """Changes with the parameters and with the shape of the input."""
+        moved = (0, 0) if bias is None else (bias.data_ptr(), bias._version)
+        return (weight.data_ptr(), weight._version, *moved, *shape)
 
 
 class PackedConv2d(_Packed, nn.Conv2d):
@@ -107,12 +113,14 @@ class PackedConv2d(_Packed, nn.Conv2d):
             return self.activation(out if add is None else out + add)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         x = x.contiguous(memory_format=layout)
-        key = self._key(weight, *x.shape)
+        key = self._key(weight, self.bias, *x.shape)
         cache = self._cache
         if cache is None or cache[0] != key:
-            geometry = self.padding, self.stride, self.dilation, self.groups
-            cache = self._cache = key, torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, x.shape)
+            cache = self._cache = key, self._prepare(x.shape)
         name, scalars, algorithm = self.activation
+        if isinstance(cache[1], Winograd):
+            out = cache[1](x)
+            return self.activation(out if add is None else out.add_(add), inplace=True)
         where = (cache[1], self.bias, self.padding, self.stride, self.dilation, self.groups)
         if add is None:
             return torch.ops.mkldnn._convolution_pointwise(x, *where, name, scalars, algorithm)
@@ -121,6 +129,15 @@ class PackedConv2d(_Packed, nn.Conv2d):
         if overwrite:
             return torch.ops.mkldnn._convolution_pointwise_.binary(add, x, *where, *how)
         return torch.ops.mkldnn._convolution_pointwise.binary(x, add, *where, *how)
+
+    def _prepare(self, shape: torch.Size) -> Tensor | Winograd:
+        """What the kernels want for maps of ``shape``."""
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        if (self.kernel_size, self.stride, self.dilation, self.groups) == ((3, 3), (1, 1), (1, 1), 1):
+            rows, columns = count_tiles(shape, self.padding)
+            if self.channels_last and pays(self.in_channels, self.out_channels, shape[0] * rows * columns):
+                return Winograd(self.weight, self.bias, self.padding, shape)
+        return torch.ops.mkldnn._reorder_convolution_weight(self.weight, *geometry, shape)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", activation={self.activation.name}" if self.activation != NONE else "")
@@ -146,7 +163,7 @@ class PackedLinear(_Packed, nn.Linear):
             out = super().forward(x)
             return self.activation(out) if add is None else out + add
         rows = x.numel() // x.shape[-1]
-        key = self._key(weight, rows)
+        key = self._key(weight, None, rows)
         cache = self._cache
         if cache is None or cache[0] != key:
             cache = self._cache = key, torch.ops.mkldnn._reorder_linear_weight(weight, rows)
