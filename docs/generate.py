@@ -1,7 +1,7 @@
 """Write the tables that come from the registry: docs/models.md, docs/index.md and the README's.
 
-    python docs/generate.py            # write
-    python docs/generate.py --check    # fail where a page is not what would be written
+python docs/generate.py            # write
+python docs/generate.py --check    # fail where a page is not what would be written
 """
 
 import argparse
@@ -37,10 +37,8 @@ def model_rows() -> list[list[str]]:
         if not info.arxiv and info.authors:
             paper = f"{info.authors} {info.year}"
         weights = ", ".join(f"`{tag}`" for tag in info.weights)
-        rows.append(
-            [f"`{name}`", f"{info.params:,}", thousands(macs), " x ".join(map(str, size)), str(info.min_size)]
-            + [str(info.num_classes), paper.removeprefix("none: "), weights]
-        )
+        figures = [f"{info.params:,}", thousands(macs), " x ".join(map(str, size)), info.min_size, info.num_classes]
+        rows.append([f"`{name}`", *map(str, figures), paper.removeprefix("none: "), weights])
     return rows
 
 

@@ -7,6 +7,7 @@ random, is nearer than half the thickness of the pen.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ def arc(cx: float, cy: float, rx: float, ry: float, start: float, stop: float) -
 STROKES: list[list[Curve]] = [
     [arc(0.5, 0.5, 0.3, 0.45, 0, 360)],
     [[(0.35, 0.2), (0.55, 0.05), (0.55, 0.95)]],
-    [arc(0.5, 0.3, 0.28, 0.25, 190, 390) + [(0.25, 0.93), (0.8, 0.93)]],
+    [[*arc(0.5, 0.3, 0.28, 0.25, 190, 390), (0.25, 0.93), (0.8, 0.93)]],
     [arc(0.45, 0.28, 0.27, 0.22, 200, 450), arc(0.45, 0.71, 0.31, 0.23, 270, 520)],
     [[(0.6, 0.05), (0.2, 0.62), (0.82, 0.62)], [(0.63, 0.3), (0.63, 0.95)]],
     [[(0.75, 0.06), (0.32, 0.06), (0.28, 0.45)], arc(0.47, 0.67, 0.29, 0.27, 235, 510)],
@@ -64,3 +65,19 @@ def draw(digit: int, size: int = 28, generator: torch.Generator | None = None, j
 def side_by_side(left: int, right: int, generator: torch.Generator | None = None, size: int = 28) -> Tensor:
     """Two digits in one picture: (1, size, 2 * size)."""
     return torch.cat([draw(left, size, generator), draw(right, size, generator)], 2)
+
+
+def main() -> None:
+    """Write the ten digits that the demo reads, 28x28 grey PNG, into examples/digits."""
+    from PIL import Image
+
+    folder = Path(__file__).parent / "digits"
+    folder.mkdir(exist_ok=True)
+    generator = torch.Generator().manual_seed(7)
+    for digit in range(10):
+        pixels = (draw(digit, generator=generator, jitter=0.5)[0] * 255).round().to(torch.uint8)
+        Image.fromarray(pixels.numpy()).save(folder / f"{digit}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,11 +6,11 @@
 What a project of your own would look like: convzoo gives the net, the loop is yours. 5,000 training digits, the same
 for every run, are held out to choose hyper-parameters by (``--no-test`` leaves the test digits unread while you do);
 the 10,000 test digits are read once, after the last step, on the averaged weights in the float16 they are kept in.
-A run that was stopped goes on where its last epoch ended when it is called again.
+A run that was stopped goes on where its last epoch ended when it is called again. The folder it leaves is what
+``create_model(..., pretrained=FOLDER)`` and ``python -m convzoo bundle FOLDER`` take.
 """
 
 import argparse
-import copy
 import io
 import json
 import math
@@ -29,7 +29,7 @@ from tqdm import tqdm
 import convzoo
 
 MEAN, STD = 0.1307, 0.3081
-HELD_OUT = 5_000
+RECIPE = ("command", "epochs", "batch", "optimizer", "peak_lr", "weight_decay", "ema", "augment", "seed")
 
 
 def read_split(source: str, split: str) -> tuple[Tensor, Tensor]:
@@ -87,14 +87,16 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 500)
     return 100 * hits / len(images)
 
 
-def make_optimizer(model: nn.Module, lr: float | None) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, lr: float | None, decay: float | None) -> torch.optim.Optimizer:
     """SGD for nets with batch norm, AdamW for those without; weight decay on weights, not on biases and gains."""
     weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
-        groups = [{"params": weights, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}]
+    normed = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    if decay is None:
+        decay = 5e-4 if normed else 0.02
+    groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    if normed:
         return torch.optim.SGD(groups, lr=lr or 0.1, momentum=0.9, nesterov=True)
-    groups = [{"params": weights, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr or 3e-3)
 
 
@@ -116,6 +118,17 @@ def write(path: Path, save: object) -> None:
     partial.replace(path)
 
 
+def command_line(arguments: list[str]) -> str:
+    """The command as anyone would type it: without the folders of this machine."""
+    kept, words = [], iter(arguments)
+    for word in words:
+        if word in ("--data", "--out"):
+            next(words)
+        elif not word.startswith(("--data=", "--out=")):
+            kept.append(word)
+    return shlex.join(["python", "examples/train_mnist.py", *kept])
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lenet5", help="a model for 28x28 digits (default lenet5)")
@@ -124,10 +137,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, help="peak learning rate (default 0.1 for SGD, 0.003 for AdamW)")
+    parser.add_argument("--weight-decay", type=float, help="on weights (default 5e-4 for SGD, 0.02 for AdamW)")
+    parser.add_argument("--smoothing", type=float, default=0.05, help="of the labels; 0 suits the smallest nets")
     parser.add_argument("--ema", type=float, default=0.998, help="decay of the average of the weights")
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16 where that is exact enough")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--held-out", type=int, default=5_000, help="training digits to choose hyper-parameters by")
     parser.add_argument("--no-test", action="store_true", help="leave the test digits unread")
     parser.add_argument("--out", type=Path, help="folder of the run (default runs/MODEL.mnist or .mnist_aug)")
     return parser.parse_args()
@@ -144,26 +160,36 @@ def main() -> None:
 
     images, labels = (part.to(args.device) for part in read_split(args.data, "train"))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(2026)).to(args.device)
-    held_out, kept = order[:HELD_OUT], order[HELD_OUT:]
+    held_out, kept = order[: args.held_out], order[args.held_out :]
 
     steps = len(kept) // args.batch
-    optimizer = make_optimizer(model, args.lr)
+    optimizer = make_optimizer(model, args.lr, args.weight_decay)
     peak = optimizer.param_groups[0]["lr"]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, peak, total_steps=steps * args.epochs, pct_start=0.2, cycle_momentum=False, final_div_factor=1e3
     )
     average = AveragedModel(model, avg_fn=moving_average(args.ema), use_buffers=True)
-    log = {"model": args.model, "tag": tag, "seed": args.seed, "epochs": args.epochs, "batch": args.batch}
-    log |= {
-        "peak_lr": peak,
+    log = {
+        "command": command_line(sys.argv[1:]),
+        "model": args.model,
+        "tag": tag,
+        "seed": args.seed,
+        "epochs": args.epochs,
+        "batch": args.batch,
         "optimizer": type(optimizer).__name__,
+        "peak_lr": peak,
+        "weight_decay": optimizer.param_groups[0]["weight_decay"],
+        "label_smoothing": args.smoothing,
         "ema": args.ema,
         "bf16": args.bf16,
         "augment": args.augment,
+        "trained_on": len(kept),
+        "held_out": len(held_out),
+        "held_out_accuracy": [],
+        "torch": torch.__version__,
+        "device": args.device,
+        "seconds": 0.0,
     }
-    log |= {"label_smoothing": 0.05, "trained_on": len(kept), "held_out": HELD_OUT, "held_out_accuracy": []}
-    log |= {"torch": torch.__version__, "device": args.device, "seconds": 0.0}
-    log |= {"command": shlex.join(["python", "examples/train_mnist.py", *sys.argv[1:]])}
 
     parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
     checkpoint = out / "checkpoint.pt"
@@ -187,7 +213,7 @@ def main() -> None:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
             with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
                 logits = model(inputs)
-            loss = F.cross_entropy(logits.float(), labels[batch], label_smoothing=0.05)
+            loss = F.cross_entropy(logits.float(), labels[batch], label_smoothing=args.smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -202,16 +228,26 @@ def main() -> None:
         state |= {"random": torch.get_rng_state(), "log": json.dumps(log)}
         write(checkpoint, lambda path, state=state: torch.save(state, path))
 
-    model = copy.deepcopy(average.module).to(memory_format=torch.contiguous_format).half().float().eval()
+    facts = {
+        "tag": tag,
+        "classes": "0123456789",
+        "mean": MEAN,
+        "std": STD,
+        "dtype": "float16",
+        "dataset": {"id": "ylecun/mnist", "name": "MNIST", "split": "test"},
+        "dataset_terms": "MNIST is by LeCun, Cortes and Burges.",
+        "recipe": {name: log[name] for name in RECIPE},
+    }
+    average.module.to(memory_format=torch.contiguous_format)
+    convzoo.save_pretrained(average.module, out, **facts)
     if not args.no_test:
+        kept_model = convzoo.create_model(args.model, pretrained=out).to(args.device)
         digits, answers = (part.to(args.device) for part in read_split(args.data, "test"))
-        log["test_accuracy"] = round(accuracy(model, digits, answers), 2)
+        log["test_accuracy"] = round(accuracy(kept_model, digits, answers), 2)
+        facts["metrics"] = {"top1": log["test_accuracy"], "n": len(digits)}
+        convzoo.save_pretrained(average.module, out, **facts)
         print(f"test: {log['test_accuracy']:.2f} % of {len(digits)} digits")
     write(out / "log.json", lambda path: path.write_text(json.dumps(log, indent=1) + "\n"))
-    from safetensors.torch import save_file
-
-    half = {k: v.half() if v.is_floating_point() else v for k, v in model.cpu().state_dict().items()}
-    write(out / "model.safetensors", lambda path: save_file(half, path))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,32 @@
 """convzoo: the classic image classifiers, by name, hand-written, checked."""
 
-from .explain import CAM, cam, cam_layers, feature_maps, overlay, show_cam, show_feature_maps, show_filters
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .inference import optimize_for_inference
 from .models import AuxLogits, Classifier
 from .registry import ModelInfo, create_model, list_models, model_info
+
+if TYPE_CHECKING:
+    from .explain import CAM, cam, cam_layers, feature_maps, overlay, show_cam, show_feature_maps, show_filters
+    from .profiling import Profile, profile, summary
+    from .weights import (
+        WeightInfo,
+        WeightsCorrupted,
+        WeightsError,
+        WeightsForbidden,
+        WeightsMismatch,
+        WeightsNotFound,
+        WeightsUnavailable,
+        WeightsUnsafe,
+        list_weights,
+        load_weights,
+        push_to_hub,
+        save_pretrained,
+        weight_info,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -11,16 +34,52 @@ __all__ = [
     "AuxLogits",
     "Classifier",
     "ModelInfo",
+    "Profile",
+    "WeightInfo",
+    "WeightsCorrupted",
+    "WeightsError",
+    "WeightsForbidden",
+    "WeightsMismatch",
+    "WeightsNotFound",
+    "WeightsUnavailable",
+    "WeightsUnsafe",
     "__version__",
     "cam",
     "cam_layers",
     "create_model",
     "feature_maps",
     "list_models",
+    "list_weights",
+    "load_weights",
     "model_info",
     "optimize_for_inference",
     "overlay",
+    "profile",
+    "push_to_hub",
+    "save_pretrained",
     "show_cam",
     "show_feature_maps",
     "show_filters",
+    "summary",
+    "weight_info",
 ]
+
+# Where the names live that are imported when they are first used, which keeps ``import convzoo`` short.
+_LATER = {
+    "explain": "CAM cam cam_layers feature_maps overlay show_cam show_feature_maps show_filters",
+    "profiling": "Profile profile summary",
+    "weights": "WeightInfo WeightsCorrupted WeightsError WeightsForbidden WeightsMismatch WeightsNotFound "
+    "WeightsUnavailable WeightsUnsafe list_weights load_weights push_to_hub save_pretrained weight_info",
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _LATER.items():
+        if name in names.split():
+            value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
+            return value
+    raise AttributeError(f"module 'convzoo' has no attribute {name!r}; dir(convzoo) names what it has")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

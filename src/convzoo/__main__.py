@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import models
+from .commands import cam, models, profile, weights
+from .weights import WeightsError
 
-COMMANDS = (models,)
+COMMANDS = (models, profile, weights, cam)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         args.run(args)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, WeightsError) as error:
         print(f"convzoo: {error}", file=sys.stderr)
         return 2
     return 0

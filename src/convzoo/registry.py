@@ -142,7 +142,9 @@ def create_model(
         pretrained: False, random weights; True, the tag's or the architecture's default weights; or a tag, a folder
             or ``.safetensors`` file, or a repository of the Hub (``"owner/name"``).
         img_size: pixels, one number or (height, width). None: the architecture's own, or the weights'.
-        **options: the architecture's own options; ``model_info(name).options`` lists them.
+        **options: the architecture's own options; ``model_info(name).options`` lists them. With ``pretrained`` also
+            ``token``, ``local_files_only``, ``cache_dir`` (as the Hub's client knows them) and ``mmap``, see
+            :func:`convzoo.weights.create_pretrained`.
 
     Returns:
         The model, in training mode with random weights, in evaluation mode with pretrained ones.

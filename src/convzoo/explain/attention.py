@@ -44,10 +44,10 @@ def attention_maps(
         raise ValueError(f"{type(model).__name__} has no attention to explain; pass method='grad_cam'")
     if layer not in ("", "blocks"):
         raise ValueError(f"method={method!r} explains all blocks together, got layer={layer!r}; leave the layer out")
-    body: Any = replica(model)
-    images = images.clone() if images.is_inference() else images.detach()
     probabilities: list[Tensor] = []
     with torch.inference_mode(False), torch.set_grad_enabled(method == "attention"):
+        body: Any = replica(model)
+        images = images.clone() if images.is_inference() else images.detach()
         body.blocks[0].register_forward_pre_hook(_cut)
         logits = check_logits(body.forward_head(body.forward_features(images, probabilities)), images.shape[0])
         classes = find_classes(target, logits.detach())

@@ -118,6 +118,8 @@ def _explain(question: _Question, method: Method) -> CAM:
     automatic = method == "auto"
     if automatic:
         method = zoo.cam_method if zoo is not None and not layer else "grad_cam"
+    if method == "cam" and zoo is not None and zoo.cam_method != "cam" and not layer:
+        raise ValueError(no_cam(model, layer))
     if method in ATTENTION:
         maps, logits, classes = attention_maps(model, question.images, question.target, str(method), layer)
         return question.answer(maps, logits, classes, str(method), "blocks")

@@ -34,9 +34,10 @@ def cam_layers(model: nn.Module) -> dict[str, tuple[str, ...]]:
         )
         blocks = ("blocks",)
         return {**dict.fromkeys(ATTENTION, blocks), **dict.fromkeys(WEIGHTINGS, tuple(reversed(norms)))}
-    best = last_layer(model)
-    pooled = cam_layer(model)
-    stages = tuple(path for path in reversed(model.stages.values()) if path != best)
+    best, pooled = last_layer(model), cam_layer(model)
+    paths = [path for path, _ in model.named_modules()]
+    before = paths[: paths.index(best)]  # a stage may end behind it, with the final pooling
+    stages = tuple(path for path in reversed(model.stages.values()) if path in before)
     layers = dict.fromkeys(WEIGHTINGS, (best, *stages))
     return {"cam": (pooled,), **layers} if pooled else layers
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ..weights import WeightInfo
 
 
 def _plural(count: int, word: str) -> str:
@@ -108,6 +111,7 @@ class Classifier(nn.Module):
         fixed_size: True for nets that flatten their maps: they take images of ``img_size`` and no other.
         classifier_name: path of the last layer, the one that :meth:`reset_classifier` replaces.
         stages: stage name to path of the module whose output ends the stage, from the image inwards.
+        weights: what is known of the weights, for a model made with pretrained ones; else None.
         cam_method: how :func:`convzoo.cam` explains this net when it is left to choose.
         cam_layer: path of the module whose output Grad-CAM explains: the last convolution's maps, activated, before
             the final pooling. Empty where the maps that ``forward_features`` returns serve.
@@ -117,6 +121,7 @@ class Classifier(nn.Module):
     classifier_name: str = "fc"
     cam_method: Literal["cam", "grad_cam", "attention"] = "cam"
     cam_layer: str = ""
+    weights: WeightInfo | None = None
     stages: dict[str, str]
     num_features: int
 
@@ -148,12 +153,40 @@ class Classifier(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no init_weights; a classifier must")
 
     def reset_parameters(self) -> None:
-        """Draw every parameter anew, each once, from the default generator."""
-        self.apply(self.init_weights)
+        """Draw every parameter anew, each once, from the default generator; nothing to draw on the meta device."""
+        if not all(parameter.is_meta for parameter in self.parameters()):
+            self.apply(self.init_weights)
 
     def make_classifier(self, num_classes: int) -> nn.Module:
         """The last layer for ``num_classes`` classes; for 0 one that lets the features through."""
         return nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def preprocess(self, images: Any) -> Tensor:
+        """Pictures to the input (N, in_chans, H, W) that the weights expect, on the model's device, in its type.
+
+        Args:
+            images: a PIL image, an array (H, W), (H, W, C) or (N, H, W, C), a tensor (H, W), (C, H, W) or
+                (N, C, H, W), or a list of any of these; bytes, or numbers in 0..1.
+
+        Raises:
+            ValueError: the model has no pretrained weights, or the images are of another form.
+            TypeError: not images.
+
+        Example:
+            >>> import convzoo, torch
+            >>> model = convzoo.create_model("lenet5", pretrained=True)
+            >>> model.preprocess(torch.zeros(3, 64, 48)).shape
+            torch.Size([1, 1, 28, 28])
+        """
+        if self.weights is None:
+            raise ValueError(
+                f"{self.config.name} has no pretrained weights that would say what input they expect; "
+                f"create_model({self.config.name!r}, pretrained=...) has, else scale and normalise images as you train"
+            )
+        from ..weights.preprocess import preprocess
+
+        like = next(self.parameters())
+        return preprocess(images, self.weights).to(like.device, like.dtype)
 
     def get_classifier(self) -> nn.Module:
         """The last layer: a Linear or a Conv2d, or an Identity without a head."""

@@ -21,7 +21,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, ModelConfig, global_average
+from ._base import Classifier, ModelConfig
 from ._init import he_normal_, identity_, normal_, without_default_init
 
 
@@ -157,6 +157,7 @@ class ResNet(Classifier):
                     blocks.append(block(inplanes, planes, stride, config))
                     inplanes = planes * block.expansion
                 self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            self.avgpool = nn.AdaptiveAvgPool2d(1)
             self.fc = self.make_classifier(config.num_classes)
         self.reset_parameters()
 
@@ -181,7 +182,7 @@ class ResNet(Classifier):
         return self.layer4(x)  # (N, num_features, H/32, W/32); small stem: H/8, W/8
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        pooled = global_average(features)  # (N, num_features)
+        pooled = self.avgpool(features).flatten(1)  # (N, num_features)
         return pooled if pre_logits else self.fc(pooled)
 
 

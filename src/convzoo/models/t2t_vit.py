@@ -266,6 +266,7 @@ class T2TViT(Classifier):
     Images are square, their side a multiple of 16; of 8 for the ``_small`` nets (the product of the strides)."""
 
     classifier_name = "head"
+    cam_method = "attention"
 
     def __init__(self, config: T2TViTConfig) -> None:
         config.validate()  # the strides are needed before the base class looks at them
@@ -283,6 +284,7 @@ class T2TViT(Classifier):
             self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
             self.norm = nn.LayerNorm(config.embed_dim)
             self.head = self.make_classifier(config.num_classes)
+        self.cam_layer = f"blocks.{config.depth - 1}.norm1"  # behind it, only the class token has a gradient
         self.stages = {"stem": "tokens_to_token", **{f"block{n + 1}": f"blocks.{n}" for n in range(config.depth)}}
         self.reset_parameters()
 

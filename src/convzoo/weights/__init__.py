@@ -1,25 +1,36 @@
-"""Weights: where they are found, how they are checked, how they are fitted to a model."""
+"""Weights: where they are found, how they are checked, how they are fitted to a model, how they are published.
 
-from __future__ import annotations
+``entries`` is the table of what there is, ``find`` the order of places, ``hub`` the cache and the Hub, ``files`` the
+reading of safetensors, ``schema`` the ``config.json``, ``layouts`` other people's names, ``fit`` other classes,
+channels and sizes, ``preprocess`` the input that weights expect, ``publish`` and ``card`` the way out.
+"""
 
-from typing import TYPE_CHECKING, Any
+from .entries import WeightInfo, list_weights, weight_info
+from .errors import (
+    WeightsCorrupted,
+    WeightsError,
+    WeightsForbidden,
+    WeightsMismatch,
+    WeightsNotFound,
+    WeightsUnavailable,
+    WeightsUnsafe,
+)
+from .load import create_pretrained, load_weights
+from .publish import push_to_hub, save_pretrained
 
-if TYPE_CHECKING:
-    from ..models import Classifier
-
-
-def list_weights(pattern: str = "*") -> list[str]:
-    """Names (``arch.tag``) of the weights there are."""
-    return []
-
-
-def create_pretrained(
-    name: str,
-    pretrained: Any,
-    num_classes: int | None,
-    in_chans: int | None,
-    img_size: int | tuple[int, int] | None,
-    options: dict[str, Any],
-) -> Classifier:
-    """The model ``name`` with weights; see :func:`convzoo.create_model`."""
-    raise ValueError(f"no weights for {name!r}; list_weights() names those there are")
+__all__ = [
+    "WeightInfo",
+    "WeightsCorrupted",
+    "WeightsError",
+    "WeightsForbidden",
+    "WeightsMismatch",
+    "WeightsNotFound",
+    "WeightsUnavailable",
+    "WeightsUnsafe",
+    "create_pretrained",
+    "list_weights",
+    "load_weights",
+    "push_to_hub",
+    "save_pretrained",
+    "weight_info",
+]

@@ -1,0 +1,95 @@
+"""``convzoo weights``, ``predict``, ``bundle`` and ``publish``: what weights there are, used and handed on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .. import registry
+from ..weights import list_weights, push_to_hub, weight_info
+from ..weights.entries import OWNER, read_table
+
+
+def add_commands(subparsers: Any) -> None:
+    """Add the four."""
+    parser = subparsers.add_parser("weights", help="name the weights, with size and accuracy")
+    parser.add_argument("pattern", nargs="?", default="*", help="wildcards, as in '*.mnist'")
+    parser.set_defaults(run=run_weights)
+
+    parser = subparsers.add_parser("predict", help="say what pictures show")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("--weights", required=True, metavar="ARCH.TAG", help="one of the names 'convzoo weights' lists")
+    parser.add_argument("--top", type=int, default=3, help="how many classes to name (default 3)")
+    parser.set_defaults(run=run_predict)
+
+    parser = subparsers.add_parser("bundle", help="put trained weights into the package (for maintainers)")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a folder that save_pretrained wrote")
+    parser.add_argument("--default", action="store_true", default=None, help="make them what pretrained=True means")
+    parser.add_argument("--entry-only", action="store_true", help="write the entry, leave the file where it is")
+    parser.set_defaults(run=run_bundle)
+
+    parser = subparsers.add_parser("publish", help="upload weights to the Hub (for maintainers)")
+    parser.add_argument(
+        "folders", nargs="+", metavar="FOLDER", help="a folder that save_pretrained wrote, or weights of the package"
+    )
+    parser.add_argument("--owner", default=OWNER, help=f"account or organisation (default {OWNER})")
+    parser.add_argument("--private", action="store_true", help="make new repositories private")
+    parser.set_defaults(run=run_publish)
+
+
+def run_weights(args: argparse.Namespace) -> None:
+    """Print one set of weights a line."""
+    for name in list_weights(args.pattern):
+        info = weight_info(name)
+        size = f"{info.size / 1e6:.2f} MB" if info.size else ""
+        top1 = f"top-1 {info.metrics['top1']:.2f} %" if "top1" in info.metrics else ""
+        print(f"{name:32} {'in the package' if info.bundled else info.repo_id:40} {size:>10}  {top1}".rstrip())
+
+
+def run_predict(args: argparse.Namespace) -> None:
+    """Print the likeliest classes of each picture, one picture a line."""
+    if args.top < 1:
+        raise ValueError(f"--top must be at least 1, got {args.top}; pass how many classes to name")
+    import torch
+    from PIL import Image, ImageOps
+
+    model = registry.create_model(args.weights, pretrained=True)
+    classes = model.weights.classes if model.weights else ()
+    for path in args.images:
+        with Image.open(path) as image, torch.inference_mode():
+            logits = model(model.preprocess(ImageOps.exif_transpose(image)))
+        top = logits.softmax(-1)[0].topk(min(args.top, model.num_classes))
+        answers = [
+            f"{classes[index] if classes else index} {100 * probability:.1f} %"
+            for probability, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        ]
+        print(f"{path}: {', '.join(answers)}")
+
+
+def run_bundle(args: argparse.Namespace) -> None:
+    """Print what got into the table."""
+    from ..weights.publish import bundle
+
+    for folder in args.folders:
+        info = bundle(folder, default=args.default, copy=not args.entry_only)
+        print(f"{info.name}: {info.size:,} bytes, sha256 {info.sha256}")
+
+
+def run_publish(args: argparse.Namespace) -> None:
+    """Print the commit of each; an entry of the table is pinned to it if it is the same file."""
+    import tempfile
+
+    from ..weights.find import find_path
+    from ..weights.publish import export_bundled, pin
+
+    for source in args.folders:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(source) if Path(source).is_dir() else export_bundled(source, Path(temporary) / source)
+            found = find_path(folder).info
+            name = found.name if found else folder.name
+            commit = push_to_hub(folder, f"{args.owner}/{name}", private=args.private)
+        entry = read_table()[0].get(name)
+        if args.owner == OWNER and found and entry and entry.sha256 == found.sha256:
+            pin(name, commit)
+        print(f"{args.owner}/{name}@{commit}")

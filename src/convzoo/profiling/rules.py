@@ -1,0 +1,268 @@
+"""The table of rules: what each function of torch costs, and the shape it gives, from the shapes it is given.
+
+A rule has the signature of the function it stands for, with the meter put in front. It reads shapes and dtypes
+alone, tells the meter the multiply-accumulates (MACs), and returns an empty map of the right shape. A call that
+it is not sure of - an odd argument, operands that do not fit, mixed dtypes - it leaves alone by returning
+``NotImplemented``; torch itself then works out the shape on meta tensors, and the error if there is one, while
+:class:`torch.utils.flop_counter` 's formulas count. So a rule makes a profile faster, never different: the tests
+hold each against the function it stands for.
+
+Here are the functions that count; :mod:`convzoo.profiling.shapes` has those that cost nothing by the convention.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .meter import Meter
+
+Rule = Callable[..., Any]
+RULES: dict[Callable[..., Any], Rule] = {}
+
+
+def rule(*functions: Callable[..., Any]) -> Callable[[Rule], Rule]:
+    """Make what is decorated the rule of ``functions``."""
+
+    def enter(law: Rule) -> Rule:
+        for function in functions:
+            RULES[function] = law
+        return law
+
+    return enter
+
+
+def spread(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    """A size given once for all axes, or once for each."""
+    sizes = (value,) if isinstance(value, int) else tuple(value)
+    return sizes * rank if len(sizes) == 1 else sizes
+
+
+@rule(torch.conv1d, torch.conv2d, torch.conv3d)
+def convolution(
+    meter: Meter,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | str | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Any:
+    """Every output element takes one MAC per weight of its filter: in_channels / groups x kernel."""
+    shape, filters = input.shape, weight.shape
+    rank = len(filters) - 2
+    if len(shape) != rank + 2 or shape[1] != filters[1] * groups or input.dtype != weight.dtype:
+        return NotImplemented
+    stride, dilation = spread(stride, rank), spread(dilation, rank)
+    if padding == "valid":
+        padding = 0
+    if padding == "same":
+        sides = list(shape[2:])
+    elif isinstance(padding, str):
+        return NotImplemented
+    else:
+        sides = [
+            (side + 2 * pad - hole * (kernel - 1) - 1) // step + 1
+            for side, pad, hole, kernel, step in zip(
+                shape[2:], spread(padding, rank), dilation, filters[2:], stride, strict=True
+            )
+        ]
+    if min(sides) < 1:
+        return NotImplemented
+    elements = shape[0] * filters[0] * math.prod(sides)
+    meter.count(elements * math.prod(filters[1:]), elements)
+    return meter.map((shape[0], filters[0], *sides), input.dtype)
+
+
+@rule(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
+def transposed_convolution(
+    meter: Meter,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Any:
+    """Every input element takes one MAC per weight of its filter: out_channels / groups x kernel."""
+    shape, filters = input.shape, weight.shape
+    rank = len(filters) - 2
+    if len(shape) != rank + 2 or shape[1] != filters[0] or input.dtype != weight.dtype:
+        return NotImplemented
+    sides = tuple(
+        (side - 1) * step - 2 * pad + hole * (kernel - 1) + extra + 1
+        for side, step, pad, hole, kernel, extra in zip(
+            shape[2:],
+            spread(stride, rank),
+            spread(padding, rank),
+            spread(dilation, rank),
+            filters[2:],
+            spread(output_padding, rank),
+            strict=True,
+        )
+    )
+    if min(sides) < 1:
+        return NotImplemented
+    channels = filters[1] * groups
+    meter.count(math.prod(shape) * math.prod(filters[1:]), shape[0] * channels * math.prod(sides))
+    return meter.map((shape[0], channels, *sides), input.dtype)
+
+
+@rule(F.linear)
+def linear(meter: Meter, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """in_features MACs per output element, for every token."""
+    shape, filters = tuple(input.shape), weight.shape
+    if not shape or len(filters) != 2 or shape[-1] != filters[1] or input.dtype != weight.dtype:
+        return NotImplemented
+    shape = (*shape[:-1], filters[0])
+    elements = math.prod(shape)
+    meter.count(elements * filters[1], elements)
+    return meter.map(shape, input.dtype)
+
+
+@rule(torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm, torch.bmm,
+      torch.Tensor.bmm, torch.mv, torch.Tensor.mv, torch.dot, torch.Tensor.dot)  # fmt: skip
+def matrix_product(meter: Meter, input: Tensor, other: Tensor) -> Any:
+    """One MAC per output element and per index summed over; vectors and batches as numpy's matmul has them."""
+    left, right = tuple(input.shape), tuple(other.shape)
+    if not left or not right or input.dtype != other.dtype or left[-1] != right[-2 if len(right) > 1 else 0]:
+        return NotImplemented
+    batch = left[:-2]
+    if batch != right[:-2]:
+        try:
+            batch = tuple(torch.broadcast_shapes(batch, right[:-2]))
+        except RuntimeError:
+            return NotImplemented
+    shape = (*batch, *left[-2:-1], *(right[-1:] if len(right) > 1 else ()))
+    elements = math.prod(shape)
+    meter.count(elements * left[-1], elements)
+    return meter.map(shape, input.dtype)
+
+
+@rule(torch.Tensor.__rmatmul__)
+def reflected_matrix_product(meter: Meter, input: Tensor, other: Tensor) -> Any:
+    """``other @ input``."""
+    return matrix_product(meter, other, input)
+
+
+@rule(torch.addmm, torch.Tensor.addmm, torch.baddbmm, torch.Tensor.baddbmm)
+def matrix_product_added(
+    meter: Meter, input: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Any:
+    """A matrix product whose result is added to ``input``: the addition is free."""
+    return matrix_product(meter, left, right) if input.dtype == left.dtype else NotImplemented
+
+
+@rule(torch.einsum)
+def einsum(meter: Meter, equation: str, *operands: Any) -> Any:
+    """Two operands: one MAC per combination of all the indices, if any is summed over; else only a product.
+
+    An index of one operand alone that the result lacks is summed before the operands meet. More operands are left
+    to torch, which chooses the order of their contraction.
+    """
+    if not isinstance(equation, str) or "." in equation or "->" not in equation:
+        return NotImplemented
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = tuple(operands[0])
+    terms, _, result = equation.replace(" ", "").partition("->")
+    names = terms.split(",")
+    if len(names) != 2 or len(operands) != 2 or operands[0].dtype != operands[1].dtype:
+        return NotImplemented
+    sizes: dict[str, int] = {}
+    for term, operand in zip(names, operands, strict=True):
+        if len(term) != operand.ndim or len(set(term)) != len(term):
+            return NotImplemented
+        for index, size in zip(term, operand.shape, strict=True):
+            if sizes.setdefault(index, size) != size:
+                return NotImplemented
+    if len(set(result)) != len(result) or not set(result) <= set(sizes):
+        return NotImplemented
+    shared = set(names[0]) & set(names[1])
+    shape = tuple(sizes[index] for index in result)
+    if shared <= set(result):
+        meter.count(0, 0)
+    else:
+        meter.count(math.prod(sizes[index] for index in shared | set(result)), math.prod(shape))
+    return meter.map(shape, operands[0].dtype)
+
+
+@rule(F.scaled_dot_product_attention)
+def attention(
+    meter: Meter,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Its two products, whichever kernel would run: query by key, and their scores by value, masked or not."""
+    q, k, v = query.shape, key.shape, value.shape
+    if not len(q) == len(k) == len(v) >= 2 or q[-1] != k[-1] or k[-2] != v[-2] or query.dtype != value.dtype:
+        return NotImplemented
+    if not enable_gqa and not q[:-2] == k[:-2] == v[:-2]:
+        return NotImplemented
+    scores = math.prod(q[:-1]) * k[-2]
+    shape = (*q[:-1], v[-1])
+    meter.count(scores * (q[-1] + v[-1]), scores + math.prod(shape))
+    return meter.map(shape, query.dtype)
+
+
+GATES: dict[Any, int] = {torch.lstm: 4, torch.gru: 3, torch.rnn_tanh: 1, torch.rnn_relu: 1}
+CELL_GATES: dict[Any, int] = {torch.lstm_cell: 4, torch.gru_cell: 3, torch.rnn_tanh_cell: 1, torch.rnn_relu_cell: 1}
+
+
+def recurrent_rule(gates: int) -> Rule:
+    """The rule of a recurrent layer with ``gates`` gates; :data:`GATES` and :data:`CELL_GATES` list them."""
+
+    def recurrent(meter: Meter, input: Tensor, *arguments: Any) -> Any:
+        """At every step each weight of each layer and direction is used once: all the matrices, times the steps."""
+        if len(arguments) != 8 or not isinstance(arguments[1], (list, tuple)):
+            return NotImplemented  # packed sequences: as many steps as the data say
+        state, weights, _, layers, _, _, two_ways, _ = arguments
+        hidden = state if gates < 4 else state[0]
+        steps = math.prod(input.shape[:-1])
+        directions = 2 if two_ways else 1
+        matrices = [weight for weight in weights if weight.ndim == 2]
+        lead = (input.shape[0], input.shape[1]) if input.ndim == 3 else None
+        if lead is None:
+            return NotImplemented
+        width = hidden.shape[-1]
+        meter.count(steps * sum(weight.numel() for weight in matrices), steps * layers * directions * width)
+        output = meter.map((*lead, width * directions), input.dtype)
+        states = state if gates == 4 else (state,)
+        return (output, *(meter.map(tuple(each.shape), input.dtype) for each in states))
+
+    return recurrent
+
+
+def recurrent_cell_rule(gates: int) -> Rule:
+    """The rule of one step of a recurrent layer."""
+
+    def recurrent_cell(meter: Meter, input: Tensor, state: Any, *arguments: Any) -> Any:
+        """Each weight is used once."""
+        states = tuple(state) if gates == 4 else (state,)
+        if input.ndim != 2 or len(arguments) < 2:
+            return NotImplemented
+        steps = input.shape[0]
+        matrices = sum(weight.numel() for weight in arguments[:2])
+        meter.count(steps * matrices, states[0].numel())
+        maps = tuple(meter.map(tuple(each.shape), input.dtype) for each in states)
+        return maps if gates == 4 else maps[0]
+
+    return recurrent_cell
+
+
+RULES.update({function: recurrent_rule(gates) for function, gates in GATES.items()})
+RULES.update({function: recurrent_cell_rule(gates) for function, gates in CELL_GATES.items()})

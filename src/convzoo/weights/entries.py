@@ -1,0 +1,214 @@
+"""The table of weights: one entry per ``architecture.tag``, kept as data in ``entries.json``.
+
+The table is read when it is first asked for, never at import.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import functools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import WeightsNotFound
+
+PACKAGE = Path(__file__).parent
+ENTRIES = PACKAGE / "entries.json"
+BUNDLED = PACKAGE / "bundled"
+OWNER = "convzoo"  # of our repositories on the Hub
+FILE_NAME = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightInfo:
+    """One set of weights: what it is, where it is, what it expects and what it reaches.
+
+    Attributes:
+        name: ``architecture.tag``.
+        architecture: the model's name in :func:`convzoo.list_models`.
+        tag: what the weights were made from, such as ``"mnist"``.
+        repo_id: the repository on the Hub.
+        revision: the commit the entry is pinned to; None before it is published.
+        file: the file in that repository.
+        sha256: hash of the file; None where nobody stated one.
+        size: of the file, in bytes.
+        dtype: of the numbers in the file; loading makes them the model's.
+        num_classes: length of the logits.
+        classes: their names, in order; empty where unknown.
+        in_chans: channels of the images.
+        img_size: (height, width) in pixels.
+        mean: per channel, of images scaled to 0..1.
+        std: per channel, likewise.
+        interpolation: for resizing: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``.
+        crop_pct: part of the resized image's side that the centre crop keeps.
+        crop_mode: ``"center"`` (shorter side, then a centre crop) or ``"squash"`` (both sides, aspect lost).
+        metrics: what was measured, ``top1`` and ``top5`` in percent, with ``n``, the number of images.
+        dataset: ``id`` on the Hub, ``split`` the metrics are of, and the like.
+        recipe: how it was trained.
+        license: of the weights.
+        dataset_terms: what the data set's owners ask for.
+        model_args: options the architecture is built with.
+        num_params: learnable numbers.
+        macs: multiply-accumulates for one image.
+        layout: whose names the tensors have, see :mod:`convzoo.weights.layouts`.
+        source: where a loaded model's weights came from.
+        adapted: what was changed to fit them to the model asked for; then ``metrics`` is empty, for they no
+            longer hold.
+    """
+
+    name: str
+    architecture: str
+    tag: str
+    repo_id: str = ""
+    revision: str | None = None
+    file: str = FILE_NAME
+    sha256: str | None = None
+    size: int | None = None
+    dtype: str = "float32"
+    num_classes: int
+    classes: tuple[str, ...] = ()
+    in_chans: int
+    img_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    license: str = "mit"
+    dataset_terms: str = ""
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    num_params: int | None = None
+    macs: int | None = None
+    layout: str = "convzoo"
+    source: str = ""
+    adapted: tuple[str, ...] = ()
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.sha256))
+
+    @property
+    def bundled(self) -> bool:
+        """True if the file travels in the package, so that no network is needed."""
+        return bundled_path(self.name).is_file()
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as it stands in the table: no name (it is the key), nothing about one loading."""
+        entry = asdict(self)
+        for key in ("name", "source", "adapted"):
+            del entry[key]
+        return entry
+
+    @classmethod
+    def from_json(cls, name: str, entry: Mapping[str, Any]) -> WeightInfo:
+        """The entry ``name`` of the table."""
+        known = {field.name for field in fields(cls)}
+        values = {key: value for key, value in entry.items() if key in known}
+        for key in ("classes", "img_size", "mean", "std"):
+            values[key] = tuple(values[key])
+        return cls(name=name, **values)
+
+
+def bundled_path(name: str) -> Path:
+    """Where the package keeps the weights ``name``, if it does."""
+    return BUNDLED / f"{name}.safetensors"
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: Path, changed: int) -> tuple[dict[str, WeightInfo], dict[str, str]]:
+    table = json.loads(path.read_text(encoding="utf-8"))
+    entries = {name: WeightInfo.from_json(name, entry) for name, entry in table["weights"].items()}
+    return entries, table["defaults"]
+
+
+def read_table() -> tuple[dict[str, WeightInfo], dict[str, str]]:
+    """The entries by name, and each architecture's default tag."""
+    return _read(ENTRIES, ENTRIES.stat().st_mtime_ns)
+
+
+def write_table(entries: Mapping[str, WeightInfo], defaults: Mapping[str, str]) -> None:
+    """Write ``entries.json`` anew, in one step."""
+    from .files import write_text
+
+    table = {
+        "schema": 1,
+        "defaults": dict(sorted(defaults.items())),
+        "weights": {name: entries[name].to_json() for name in sorted(entries)},
+    }
+    write_text(ENTRIES, json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+
+
+def all_entries() -> dict[str, WeightInfo]:
+    """The table's entries, and those of the folders in ``CONVZOO_WEIGHTS`` and of a checkout's ``weights/hub``."""
+    from .find import folder_entries
+
+    return {**folder_entries(), **read_table()[0]}
+
+
+def _natural(name: str) -> list[int | str]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def list_weights(pattern: str = "*") -> list[str]:
+    """Names (``architecture.tag``) of the weights there are, in natural order.
+
+    Args:
+        pattern: shell wildcards, as in ``"*.mnist"``.
+
+    Example:
+        >>> import convzoo
+        >>> "lenet5.mnist" in convzoo.list_weights("*.mnist")
+        True
+    """
+    return sorted(fnmatch.filter(all_entries(), pattern), key=_natural)
+
+
+def weight_info(name: str) -> WeightInfo:
+    """What is known of the weights ``architecture.tag``; nothing is downloaded.
+
+    Raises:
+        TypeError: the name is not a string.
+        WeightsNotFound: there are none of that name.
+
+    Example:
+        >>> import convzoo
+        >>> convzoo.weight_info("lenet5.mnist").img_size
+        (28, 28)
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"weights are named by a string, got {name!r}; list_weights() names all")
+    entries = all_entries()
+    if name in entries:
+        return entries[name]
+    close = difflib.get_close_matches(name, entries, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(repr(match) for match in close)}? " if close else ""
+    raise WeightsNotFound(f"there are no weights {name!r}; {hint}list_weights() names all {len(entries)}")
+
+
+def default_tag(architecture: str) -> str:
+    """The tag that ``pretrained=True`` means for ``architecture``.
+
+    Raises:
+        WeightsNotFound: it has no weights, or several and none is its default.
+    """
+    defaults = read_table()[1]
+    if architecture in defaults:
+        return defaults[architecture]
+    tags = [name.split(".", 1)[1] for name in list_weights(f"{architecture}.*")]
+    if len(tags) == 1:
+        return tags[0]
+    if tags:
+        raise WeightsNotFound(
+            f"{architecture} has several weights and no default: {', '.join(tags)}; pass one as pretrained="
+        )
+    raise WeightsNotFound(
+        f"there are no weights for {architecture!r}; list_weights() names those there are, and pretrained= also "
+        "takes a folder, a .safetensors file or a repository of the Hub ('owner/name')"
+    )

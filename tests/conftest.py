@@ -1,0 +1,50 @@
+"""What all tests share: a Hub of our own on this machine, and none other within reach.
+
+The Hub's client reads its settings when it is imported, so they are set here, before anything imports it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+HOME = tempfile.TemporaryDirectory(prefix="convzoo-tests-")
+os.environ |= {
+    "HF_ENDPOINT": "http://127.0.0.1:9",  # nothing answers there: a test without the fixture reaches nobody
+    "HF_HOME": HOME.name,
+    "HF_HUB_DISABLE_XET": "1",  # the server speaks plain HTTP
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_ETAG_TIMEOUT": "2",
+    "HF_HUB_DOWNLOAD_TIMEOUT": "1",
+    "NO_PROXY": "127.0.0.1,localhost",
+    "no_proxy": "127.0.0.1,localhost",
+}
+for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "CONVZOO_WEIGHTS"):
+    os.environ.pop(name, None)
+
+import pytest  # noqa: E402
+from hubserver import HubServer  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def hub_server():
+    """The server, one for all tests of a process."""
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def hub(hub_server, monkeypatch, tmp_path):
+    """A Hub without repositories, and a client with an empty cache that knows no other."""
+    from huggingface_hub import constants
+
+    hub_server.repos.clear()
+    hub_server.clear()
+    monkeypatch.setattr(constants, "ENDPOINT", hub_server.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub_server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield hub_server
+    hub_server.clear()

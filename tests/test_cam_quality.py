@@ -1,0 +1,157 @@
+"""Whether the maps find what they should: two digits in one picture, and each class's map on its own digit.
+
+Single objects on an empty ground cannot tell a good map from the image itself; two of them can. The share of a map's
+heat that falls on its own digit is 1 for a perfect map and 0.5 for one that does not know the classes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from drawn_digits import draw, side_by_side
+from torch import nn
+from torch.nn import functional
+
+import convzoo
+from convzoo import cam
+
+METHODS = ("cam", "grad_cam", "hires_cam", "grad_cam_pp", "layer_cam")
+SHARED = Path(os.environ.get("CONVZOO_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DIGITS = SHARED / "mnist" / "test-00000-of-00001.parquet"
+
+
+def gap_net() -> nn.Sequential:
+    """A small net with global average pooling; its maps come out of layer 13."""
+    layers: list[nn.Module] = []
+    for index, (chans, width) in enumerate(((1, 8), (8, 24), (24, 48), (48, 48))):
+        layers += [nn.Conv2d(chans, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        if index < 2:
+            layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The net, after a few seconds of single digits, and the generator that goes on drawing."""
+    generator = torch.Generator().manual_seed(1)
+    pictures = torch.stack([draw(index % 10, 28, generator) for index in range(300)])
+    labels = torch.arange(300) % 10
+    torch.manual_seed(0)
+    net = gap_net()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-2, 100)
+    for _ in range(100):
+        chosen = torch.randint(0, 300, (64,), generator=generator)
+        shift = torch.randint(-4, 5, (2,), generator=generator).tolist()
+        loss = functional.cross_entropy(net(pictures[chosen].roll(shift, (2, 3))), labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    net.eval()
+    held_out = torch.stack([draw(index % 10, 28, generator) for index in range(100)])
+    with torch.no_grad():
+        assert (net(held_out).argmax(1) == torch.arange(100) % 10).float().mean() >= 0.97  # there is something to see
+    return net
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Forty pictures (40, 1, 28, 56) of two different digits, and their classes (40, 2), the left one first."""
+    generator = torch.Generator().manual_seed(2)
+    classes = torch.stack([torch.randperm(10, generator=generator)[:2] for _ in range(40)])
+    return torch.stack([side_by_side(int(a), int(b), generator) for a, b in classes]), classes
+
+
+def own_share(heat: torch.Tensor) -> float:
+    """Mean share of the heat (N, 2, H, W) on the own half: the first map's is the left one."""
+    left, right = heat.tensor_split(2, dim=3)
+    left, right = left.sum((2, 3)), right.sum((2, 3))
+    own = torch.stack([left[:, 0], right[:, 1]], 1) / (left + right)
+    assert own.isfinite().all()
+    return float(own.mean())
+
+
+def pointing(heat: torch.Tensor) -> float:
+    """How often the peak lies on the own half."""
+    column = heat.flatten(2).argmax(2) % heat.shape[3]
+    is_left = column < heat.shape[3] // 2
+    return float(torch.stack([is_left[:, 0], ~is_left[:, 1]], 1).float().mean())
+
+
+def rank_correlation(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Spearman's, of the values of two maps."""
+    ranks = torch.stack([first.flatten(), second.flatten()]).argsort(1).argsort(1).double()
+    return float(torch.corrcoef(ranks)[0, 1])
+
+
+class TestDrawnPairs:
+    def test_class_activation_maps_keep_to_their_own_digit(self, trained, pairs):
+        pictures, classes = pairs
+        heat = cam(trained, pictures, classes, method="cam", layer="13").heatmap()
+        assert own_share(heat) >= 0.9
+        assert pointing(heat) >= 0.95
+
+    def test_methods_without_negative_weights_are_less_particular(self, trained, pairs):
+        pictures, classes = pairs
+        share = {m: own_share(cam(trained, pictures, classes, method=m, layer="13").heatmap()) for m in METHODS}
+        assert share["cam"] == pytest.approx(share["grad_cam"], abs=1e-4)
+        assert share["cam"] == pytest.approx(share["hires_cam"], abs=1e-4)
+        assert share["cam"] > share["layer_cam"] + 0.05
+        assert share["cam"] > share["grad_cam_pp"] + 0.05
+
+    def test_the_image_itself_knows_no_classes(self, pairs):
+        """The measure is one that the ink alone, which wins single-object measures, does not satisfy."""
+        pictures, _ = pairs
+        assert own_share(pictures.expand(-1, 2, -1, -1)) == pytest.approx(0.5, abs=0.05)
+
+    def test_a_random_head_changes_the_maps(self, trained, pairs):
+        pictures, classes = pairs
+        before = cam(trained, pictures, classes, method="cam", layer="13")
+        kept = trained[-1].weight.detach().clone()
+        try:
+            torch.manual_seed(5)
+            with torch.no_grad():
+                trained[-1].weight.copy_(kept.std() * torch.randn_like(kept))
+            after = cam(trained, pictures, classes, method="cam", layer="13")
+        finally:
+            with torch.no_grad():
+                trained[-1].weight.copy_(kept)
+        correlation = [
+            rank_correlation(first, second)
+            for first, second in zip(before.maps.flatten(0, 1), after.maps.flatten(0, 1), strict=True)
+        ]
+        assert sum(correlation) / len(correlation) < 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DIGITS.is_file(), reason=f"no MNIST test set at {DIGITS}; set CONVZOO_DATA to the data folder")
+class TestMnistPairs:
+    @pytest.fixture(scope="class")
+    def mnist_pairs(self):
+        import io
+
+        import numpy as np
+        import pyarrow.parquet
+        from PIL import Image
+
+        table = pyarrow.parquet.read_table(DIGITS).slice(0, 400).to_pydict()
+        digits = np.stack([np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in table["image"]])
+        labels = np.asarray(table["label"])
+        generator = np.random.default_rng(0)
+        order = [pair for pair in generator.permutation(400).reshape(-1, 2) if labels[pair[0]] != labels[pair[1]]]
+        sheets = np.stack([np.concatenate([digits[a], digits[b]], 1) for a, b in order])
+        return torch.from_numpy(sheets)[:, None].float() / 255, torch.from_numpy(labels[np.asarray(order)])
+
+    @pytest.mark.parametrize("name", ["fcn_gap.mnist", "mnist_resnet.mnist"])
+    def test_own_digit_gets_the_heat(self, name, mnist_pairs):
+        if name not in convzoo.list_weights("*.mnist"):
+            pytest.fail(f"the weights {name} are not in the package: they are bundled with it")
+        model = convzoo.create_model(name, pretrained=True)
+        info = model.weights
+        pictures, classes = mnist_pairs
+        heat = cam(model, (pictures - info.mean[0]) / info.std[0], classes).heatmap()
+        assert own_share(heat) >= 0.9

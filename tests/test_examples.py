@@ -1,0 +1,103 @@
+"""The examples run, as their docstrings say."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import convzoo
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+def run(*arguments, cwd):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A folder laid out like MNIST's, with drawn digits in it."""
+    import pyarrow
+    from PIL import Image
+    from pyarrow import parquet
+
+    sys.path.insert(0, str(EXAMPLES))
+    from drawn_digits import draw
+
+    folder = tmp_path_factory.mktemp("digits")
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 360), ("test", 50)):
+        cells = []
+        for index in range(count):
+            pixels = (draw(index % 10, generator=generator)[0] * 255).to(torch.uint8).numpy()
+            stream = io.BytesIO()
+            Image.fromarray(pixels).save(stream, "PNG")
+            cells.append({"bytes": stream.getvalue(), "path": None})
+        table = pyarrow.table({"image": cells, "label": [index % 10 for index in range(count)]})
+        parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.mark.xdist_group("train_mnist")
+def test_train_mnist_learns_stops_and_goes_on(digits, tmp_path):
+    options = ["--model", "lenet5", "--data", digits, "--epochs", 6, "--batch", 32, "--held-out", 40, "--ema", 0.9]
+    out = run(EXAMPLES / "train_mnist.py", *options, "--out", tmp_path / "whole", cwd=tmp_path)
+    log = json.loads((tmp_path / "whole" / "log.json").read_text())
+    assert log["held_out_accuracy"][-1] >= 80
+    assert log["test_accuracy"] >= 80
+    assert f"test: {log['test_accuracy']:.2f} % of 50 digits" in out
+
+    model = convzoo.create_model("lenet5", pretrained=tmp_path / "whole")
+    assert model.weights.metrics == {"top1": log["test_accuracy"], "n": 50}
+    assert model.weights.classes == tuple("0123456789")
+
+    # stopped after the fourth epoch, and called again: the same weights
+    code = f"""
+import json, sys, torch
+sys.path.insert(0, {str(EXAMPLES)!r})
+sys.argv = ["train_mnist.py", *{[str(option) for option in options]!r}, "--out", "parts"]
+import train_mnist
+write = train_mnist.write
+def write_and_stop(path, save):
+    write(path, save)
+    if len(json.loads(torch.load(path, weights_only=True)["log"])["held_out_accuracy"]) == 4:
+        sys.exit(0)
+train_mnist.write = write_and_stop
+train_mnist.main()
+"""
+    run("-c", code, cwd=tmp_path)
+    assert not (tmp_path / "parts" / "model.safetensors").exists()
+    run(EXAMPLES / "train_mnist.py", *options, "--out", tmp_path / "parts", cwd=tmp_path)
+    again = convzoo.create_model("lenet5", pretrained=tmp_path / "parts")
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+
+
+def test_evaluate(digits, tmp_path):
+    out = run(EXAMPLES / "evaluate.py", "--weights", "lenet5.mnist", "--data", digits, cwd=tmp_path)
+    accuracy = float(out.split(": ")[1].split(" %")[0])
+    assert accuracy >= 80  # drawn digits are not what it was trained on
+
+
+def test_demo(digits, tmp_path):
+    from PIL import Image
+
+    out = run(EXAMPLES / "demo.py", "--data", digits, cwd=tmp_path)
+    assert "lenet5: 61,706 parameters, 416,520 MACs = 833,040 FLOPs" in out
+    for digit in range(10):
+        assert out.count(f"{digit}.png: {digit} (") == 2  # both nets read every drawn digit
+    with Image.open(tmp_path / "out" / "cam.png") as picture:
+        assert picture.width > 1000
+        colours = {pixel for _, pixel in picture.getcolors(1 << 24)}
+    assert any(red != blue for red, _, blue in colours)  # there is heat in it
