@@ -11,9 +11,10 @@ from torch import nn
 
 from ..explain.replica import unwrap
 from ..models import Classifier, ablation, googlenet, inception_v3, lenet, mnist, mnist_gap, resnet
-from .blocks import REWRITES
+from .blocks import REWRITES as CONVOLUTIONAL
 from .folding import affine_of, fold
 from .packed import NONE, PackedConv2d, PackedLinear, activation_of
+from .tokens import REWRITES as TRANSFORMERS
 
 # what follows what where a module calls its children by name: layer, batch norm, activation
 CHAINS: dict[type[nn.Module], tuple[tuple[str, str, str], ...]] = {
@@ -34,6 +35,7 @@ CHAINS: dict[type[nn.Module], tuple[tuple[str, str, str], ...]] = {
     mnist_gap.MnistResNet: (("conv1", "bn1", "relu1"), ("conv2", "bn2", "relu2")),
     mnist_gap.NormedResidualBlock: (("conv1", "bn1", ""), ("conv2", "bn2", ""), ("conv3", "bn3", "")),
 }
+REWRITES = {**CONVOLUTIONAL, **TRANSFORMERS}
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 
