@@ -111,9 +111,9 @@ def rewrite(module: nn.Module, channels_last: bool) -> nn.Module:
     for name, child in list(module.named_children()):
         setattr(module, name, rewrite(child, channels_last))
     if type(module) is nn.Sequential:
-        names = list(module._modules)
-        for name, second, third in zip(names, [*names[1:], ""], [*names[2:], "", ""], strict=True):
-            chain(module, name, second, third)
+        names = [*module._modules, "", ""]
+        for place in range(len(module)):
+            chain(module, *names[place : place + 3])
     for names in CHAINS.get(type(module), ()):
         chain(module, *names)
     if type(module) is nn.Conv2d:
