@@ -2,8 +2,8 @@
 
     python benchmarks/bench_create.py
 
-Against torchvision and timm where they can be imported; where torchvision cannot, against this library's own model built
-as torchvision builds it: every layer draws its parameters when it is made and the model draws them again, GoogLeNet
+Against torchvision and timm where they can be imported; where torchvision cannot, against this library's own model
+built as torchvision builds it: every layer draws its parameters when it is made and the model draws them again, GoogLeNet
 from a truncated normal. Processor time, in turn.
 """
 
@@ -35,9 +35,11 @@ def main() -> None:
         theirs = THEIR_NAMES.get(name, name)
         if torchvision is not None:
             more = {"aux_logits": False} if theirs == "googlenet" else {}
-            builders["torchvision"] = lambda theirs=theirs, more=more: torchvision.models.get_model(
-                theirs, weights=None, init_weights=True, **more
-            ) if theirs == "googlenet" else torchvision.models.get_model(theirs, weights=None)
+            builders["torchvision"] = lambda theirs=theirs, more=more: (
+                torchvision.models.get_model(theirs, weights=None, init_weights=True, **more)
+                if theirs == "googlenet"
+                else torchvision.models.get_model(theirs, weights=None)
+            )
         if timm is not None and timm.is_model(name):
             builders["timm"] = lambda name=name: timm.create_model(name)
         counts = {key: sum(each.numel() for each in build().parameters()) for key, build in builders.items()}

@@ -37,7 +37,8 @@ FIRST_LOGITS = {
     "convzoo": "import torch, convzoo\nmodel = convzoo.create_model('resnet18', pretrained=path)" + TAIL,
     "convzoo's model, the usual way": "import torch, convzoo, safetensors.torch\n"
     f"with usual(): model = convzoo.create_model('resnet18')\n{READ}" + TAIL,
-    "torchvision": f"import torch, torchvision, safetensors.torch\nmodel = torchvision.models.resnet18()\n{READ}" + TAIL,
+    "torchvision": f"import torch, torchvision, safetensors.torch\nmodel = torchvision.models.resnet18()\n{READ}"
+    + TAIL,
     "timm": f"import torch, timm, safetensors.torch\nmodel = timm.create_model('resnet18')\n{READ}" + TAIL,
 }
 

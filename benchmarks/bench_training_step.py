@@ -5,7 +5,8 @@
 The baseline of a convolutional net is torchvision's, with the same weights, where torchvision can be imported, else
 this library's plain model, whose graph is the same: then the first ratio is 1 by construction and says nothing, and the
 others say what checkpointing (``set_grad_checkpointing``) and channels-last cost and bring. The baseline of T2T-ViT is
-the straight formulation (``_peers.StraightT2T``). Losses are compared before anything is timed. Processor time, in turn.
+the straight formulation (``_peers.StraightT2T``). Losses are compared before anything is timed. Processor time,
+in turn.
 
 "Peak" is the most memory that tensors take during a step beyond parameters and images, gradients included;
 "activations" what the graph holds between forward and backward.
@@ -111,10 +112,9 @@ def main() -> None:
         base = next(iter(models))
         for key, timing in timings.items():
             peak, held = (mine / other for mine, other in zip(used[key], used[base], strict=True))
-            table.append(
-                [name if key == base else "", key, timing, f"{timing.median / timings[base].median:.2f}"]
-                + [f"{used[key][0]:.0f}", f"{peak:.2f}", f"{used[key][1]:.0f}", f"{held:.2f}"]
-            )
+            ratio = timing.median / timings[base].median
+            figures = [f"{ratio:.2f}", f"{used[key][0]:.0f}", f"{peak:.2f}", f"{used[key][1]:.0f}", f"{held:.2f}"]
+            table.append([name if key == base else "", key, timing, *figures])
     head = ("model", "", "ms", "ratio", "peak, MB", "ratio", "activations, MB", "ratio")
     print(f"\n### Training step\n\n{markdown(head, table)}")
 

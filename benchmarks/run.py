@@ -46,7 +46,10 @@ its nets have the same graphs, so its stand-in is this library's plain model, ru
 def run(name: str, arguments: tuple[str, ...], limit: float) -> str:
     """What a script prints; or a line that tells why it does not."""
     command = [sys.executable, str(HERE / f"bench_{name}.py"), *arguments]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent / "src"), os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent / "src"), os.environ.get("PYTHONPATH", "")]),
+    }
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=limit, cwd=HERE.parent, env=environment

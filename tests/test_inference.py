@@ -237,7 +237,9 @@ def test_packed_linear():
     for activation in (Activation(), RELU, Activation("gelu", (), "none")):
         linear = PackedLinear.of(nn.Linear(6, 9).requires_grad_(False), activation)
         for x in (torch.randn(6), torch.randn(4, 6), torch.randn(2, 3, 12)[..., ::2], torch.randn(0, 6)):
-            assert_same(linear(x), activation(nn.functional.linear(x, linear.weight, linear.bias))) if x.numel() else None
+            assert_same(
+                linear(x), activation(nn.functional.linear(x, linear.weight, linear.bias))
+            ) if x.numel() else None
             assert linear(x).shape == (*x.shape[:-1], 9)
     add = torch.randn(4, 18)[:, ::2]
     linear.activation = Activation()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ class Residual(nn.Module):
     The convolutions keep the names they had; ``downsample`` is None or what fits the input to the output.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Any) -> None:
         super().__init__()
         self.depth = 0
         for name, child in block.named_children():
@@ -64,7 +65,7 @@ def merged(*units: nn.Module) -> Merged:
 class GoogLeNetBlock(nn.Module):
     """GoogLeNet's inception block."""
 
-    def __init__(self, block: googlenet.Inception) -> None:
+    def __init__(self, block: Any) -> None:
         super().__init__()
         self.first = merged(block.branch1, block.branch2[0], block.branch3[0])
         self.branch2, self.branch3 = block.branch2[1].conv, block.branch3[1].conv

@@ -6,6 +6,8 @@ is scaling a convolution's kernels and moving its bias. The factors are computed
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +33,7 @@ def fold(conv: nn.Conv2d, factor: Tensor, offset: Tensor) -> None:
 
 
 @torch.no_grad()
-def side_by_side(convs: list[nn.Conv2d]) -> nn.Conv2d:
+def side_by_side(convs: list[Any]) -> nn.Conv2d:
     """One convolution that gives the maps of ``convs``, which read the same input, one behind the other."""
     first = convs[0]
     together = nn.Conv2d(

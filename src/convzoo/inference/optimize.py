@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..explain.replica import unwrap
-from ..models import Classifier, ablation, googlenet, inception_v3, lenet, mnist, mnist_gap, resnet
+from ..models import ablation, googlenet, inception_v3, lenet, mnist, mnist_gap, resnet
 from .blocks import REWRITES as CONVOLUTIONAL
 from .folding import affine_of, fold
 from .packed import NONE, PackedConv2d, PackedLinear, activation_of
@@ -111,9 +111,9 @@ def rewrite(module: nn.Module, channels_last: bool) -> nn.Module:
     for name, child in list(module.named_children()):
         setattr(module, name, rewrite(child, channels_last))
     if type(module) is nn.Sequential:
-        names = [*module._modules, "", ""]
+        children = [*module._modules, "", ""]
         for place in range(len(module)):
-            chain(module, *names[place : place + 3])
+            chain(module, children[place], children[place + 1], children[place + 2])
     for names in CHAINS.get(type(module), ()):
         chain(module, *names)
     if type(module) is nn.Conv2d:

@@ -34,14 +34,14 @@ class Activation(NamedTuple):
         if self.name == "relu":
             return F.relu(x, inplace)
         if self.name == "leaky_relu":
-            return F.leaky_relu(x, *self.scalars, inplace=inplace)
+            return F.leaky_relu(x, self.scalars[0], inplace)
         return torch.sigmoid(x) if self.name == "sigmoid" else F.gelu(x)
 
 
 NONE, RELU, GELU = Activation(), Activation("relu"), Activation("gelu", (), "none")
 
 
-def activation_of(module: nn.Module) -> Activation | None:
+def activation_of(module: nn.Module | None) -> Activation | None:
     """What the kernels call ``module``; None if it is no activation that they know."""
     if isinstance(module, nn.ReLU):
         return RELU
@@ -56,7 +56,7 @@ def activation_of(module: nn.Module) -> Activation | None:
 
 def packs(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernels apply to ``x``: plain float32 on the CPU, and nobody looks at the operators."""
-    return (
+    return bool(
         not torch.compiler.is_compiling()
         and type(x) is Tensor
         and x.is_cpu
@@ -132,11 +132,11 @@ class PackedConv2d(_Packed, nn.Conv2d):
 
     def _prepare(self, shape: torch.Size) -> Tensor | Winograd:
         """What the kernels want for maps of ``shape``."""
-        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        geometry: Any = (self.padding, self.stride, self.dilation, self.groups)
         if (self.kernel_size, self.stride, self.dilation, self.groups) == ((3, 3), (1, 1), (1, 1), 1):
-            rows, columns = count_tiles(shape, self.padding)
+            rows, columns = count_tiles(shape, geometry[0])
             if self.channels_last and pays(self.in_channels, self.out_channels, shape[0] * rows * columns):
-                return Winograd(self.weight, self.bias, self.padding, shape)
+                return Winograd(self.weight, self.bias, geometry[0], shape)
         return torch.ops.mkldnn._reorder_convolution_weight(self.weight, *geometry, shape)
 
     def extra_repr(self) -> str:

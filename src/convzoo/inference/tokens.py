@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +34,11 @@ def windows(maps: Tensor, kernel: int, stride: int) -> Tensor:
 
 @torch.no_grad()
 def channels_inward(values: Tensor, kernel: int) -> Tensor:
-    """What belongs to windows in the order channel, row, column (..., C * kernel^2), in the order of :func:`windows`."""
+    """What belongs to windows in the order channel, row, column (..., C * kernel^2), put as :func:`windows` has it."""
     return values.unflatten(-1, (-1, kernel * kernel)).transpose(-1, -2).flatten(-2)
 
 
-def reorder(module: nn.Module, linear: PackedLinear, kernel: int) -> None:
+def reorder(module: nn.Module, linear: nn.Linear, kernel: int) -> None:
     """Let ``module.norm1`` and ``linear`` behind it read windows in the order of :func:`windows`."""
     norm = module.get_submodule("norm1")
     for layer in (norm, linear):
@@ -49,7 +50,7 @@ def reorder(module: nn.Module, linear: PackedLinear, kernel: int) -> None:
 class FastMlp(nn.Module):
     """Linear, GELU, linear, and ``add`` on top."""
 
-    def __init__(self, mlp: t2t_vit.Mlp) -> None:
+    def __init__(self, mlp: Any) -> None:
         super().__init__()
         self.fc1, self.fc2 = mlp.fc1, mlp.fc2
         self.fc1.activation = GELU
@@ -61,12 +62,12 @@ class FastMlp(nn.Module):
 class FastTokenAttention(nn.Module):
     """A token transformer or performer, windows (N, L, width) in the order of :func:`windows` to tokens (N, L, 64)."""
 
-    def __init__(self, block: t2t_vit.TokenPerformer | t2t_vit.TokenTransformer, kernel: int) -> None:
+    def __init__(self, block: Any, kernel: int) -> None:
         super().__init__()
         self.block = block
         reorder(block, block.kqv if isinstance(block, t2t_vit.TokenPerformer) else block.attn.qkv, kernel)
         if isinstance(block, t2t_vit.TokenTransformer):
-            block.mlp = FastMlp(block.mlp)
+            block.add_module("mlp", FastMlp(block.mlp))
 
     def forward(self, x: Tensor) -> Tensor:
         block = self.block
@@ -89,9 +90,7 @@ class FastTokensToToken(nn.Module):
         self.attention1 = FastTokenAttention(stem.attention1, KERNELS[0])
         self.attention2 = FastTokenAttention(stem.attention2, KERNELS[1])
         kernel, stride, linear = KERNELS[2], stem.strides[2], stem.project
-        conv = nn.Conv2d(
-            TOKEN_DIM, linear.out_features, kernel, stride, (kernel - stride + 1) // 2, device="meta"
-        )
+        conv = nn.Conv2d(TOKEN_DIM, linear.out_features, kernel, stride, (kernel - stride + 1) // 2, device="meta")
         weight = linear.weight.detach().unflatten(1, (TOKEN_DIM, kernel, kernel))
         conv.weight = nn.Parameter(weight, requires_grad=False)
         conv.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
@@ -169,7 +168,7 @@ class FastT2TViT(t2t_vit.T2TViT):
         """``model``, its blocks rewritten already, with a last block that can do with the class token."""
         fast = cls.__new__(cls)
         fast.__dict__ = dict(model.__dict__)
-        last = fast.blocks[-1]
+        last: Any = fast.blocks[-1]
         last.attn = LastAttention(last.attn)
         return fast
 
