@@ -3,8 +3,8 @@
     python benchmarks/bench_create.py
 
 Against torchvision and timm where they can be imported; where torchvision cannot, against this library's own model
-built as torchvision builds it: every layer draws its parameters when it is made and the model draws them again, GoogLeNet
-from a truncated normal. Processor time, in turn.
+built as torchvision builds it: every layer draws its parameters when it is made and the model draws them again,
+GoogLeNet from a truncated normal. Processor time, in turn.
 """
 
 from __future__ import annotations
