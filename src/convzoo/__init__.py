@@ -10,6 +10,7 @@ from .registry import ModelInfo, create_model, list_models, model_info
 
 if TYPE_CHECKING:
     from .explain import CAM, cam, cam_layers, feature_maps, overlay, show_cam, show_feature_maps, show_filters
+    from .inference import optimize_for_inference
     from .profiling import Profile, profile, summary
     from .weights import (
         WeightInfo,
@@ -51,6 +52,7 @@ __all__ = [
     "list_weights",
     "load_weights",
     "model_info",
+    "optimize_for_inference",
     "overlay",
     "profile",
     "push_to_hub",
@@ -65,6 +67,7 @@ __all__ = [
 # Where the names live that are imported when they are first used, which keeps ``import convzoo`` short.
 _LATER = {
     "explain": "CAM cam cam_layers feature_maps overlay show_cam show_feature_maps show_filters",
+    "inference": "optimize_for_inference",
     "profiling": "Profile profile summary",
     "weights": "WeightInfo WeightsCorrupted WeightsError WeightsForbidden WeightsMismatch WeightsNotFound "
     "WeightsUnavailable WeightsUnsafe list_weights load_weights push_to_hub save_pretrained weight_info",

@@ -121,6 +121,7 @@ class GoogLeNet(Classifier):
     """A stem, nine inception blocks in three stages, global average pooling and one linear layer."""
 
     num_features = 1024
+    can_checkpoint = True
     stages = {"stem": "maxpool2", "stage1": "norm3b", "stage2": "inception4e", "stage3": "norm5b"}
     config: GoogLeNetConfig
     inception4a: Inception
@@ -173,7 +174,7 @@ class GoogLeNet(Classifier):
 
     def _blocks(self, x: Tensor, *names: str) -> Tensor:
         for name in names:
-            x = self.get_submodule(name)(x)
+            x = self._run(self.get_submodule(name), x)
         return x
 
     def _to_4a(self, x: Tensor) -> Tensor:
@@ -181,7 +182,7 @@ class GoogLeNet(Classifier):
         x = self.lrn1(self.maxpool1(self.conv1(x)))  # (N, 64, H/4, W/4)
         x = self.maxpool2(self.lrn2(self.conv3(self.conv2(x))))  # (N, 192, H/8, W/8)
         x = self._blocks(x, "inception3a", "inception3b", "norm3b")  # (N, 480, H/8, W/8)
-        return self.inception4a(self.maxpool3(x))  # (N, 512, H/16, W/16)
+        return self._run(self.inception4a, self.maxpool3(x))  # (N, 512, H/16, W/16)
 
     def _to_4d(self, x: Tensor) -> Tensor:
         return self._blocks(x, "inception4b", "inception4c", "inception4d")  # (N, 528, H/16, W/16)

@@ -189,6 +189,7 @@ class InceptionV3(Classifier):
     """A stem of convolutions, eleven inception blocks in three stages, global average pooling, one linear layer."""
 
     num_features = 2048
+    can_checkpoint = True
     stages = {"stem": "maxpool2", "stage1": "Mixed_5d", "stage2": "Mixed_6e", "stage3": "Mixed_7c"}
     config: InceptionV3Config
 
@@ -233,15 +234,20 @@ class InceptionV3(Classifier):
         if self.config.aux:
             self._replace("AuxLogits.fc", nn.Linear(768, num_classes) if num_classes else nn.Identity())
 
+    def _mixed(self, x: Tensor, *names: str) -> Tensor:
+        for name in names:
+            x = self._run(self.get_submodule(f"Mixed_{name}"), x)
+        return x
+
     def _to_6e(self, x: Tensor) -> Tensor:
         self.check_input(x)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))  # (N, 64, 147, 147) at 299
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(self.maxpool1(x)))  # (N, 192, 71, 71)
-        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(self.maxpool2(x))))  # (N, 288, 35, 35)
-        return self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))  # (N, 768, 17, 17)
+        x = self._mixed(self.maxpool2(x), "5b", "5c", "5d")  # (N, 288, 35, 35)
+        return self._mixed(x, "6a", "6b", "6c", "6d", "6e")  # (N, 768, 17, 17)
 
     def _to_7c(self, x: Tensor) -> Tensor:
-        return self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))  # (N, 2048, 8, 8)
+        return self._mixed(x, "7a", "7b", "7c")  # (N, 2048, 8, 8)
 
     def forward_features(self, x: Tensor) -> Tensor:
         return self._to_7c(self._to_6e(x))

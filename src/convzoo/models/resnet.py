@@ -131,6 +131,7 @@ def make_downsample(inplanes: int, planes: int, stride: int, config: ResNetConfi
 class ResNet(Classifier):
     """A stem, four stages of residual blocks, global average pooling and one linear layer."""
 
+    can_checkpoint = True
     layer1: nn.Sequential
     layer2: nn.Sequential
     layer3: nn.Sequential
@@ -176,10 +177,10 @@ class ResNet(Classifier):
     def forward_features(self, x: Tensor) -> Tensor:
         self.check_input(x)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # (N, 64, H/4, W/4); small stem: (N, 64, H, W)
-        x = self.layer1(x)
-        x = self.layer2(x)
-        x = self.layer3(x)
-        return self.layer4(x)  # (N, num_features, H/32, W/32); small stem: H/8, W/8
+        x = self._run_blocks(self.layer1, x)
+        x = self._run_blocks(self.layer2, x)
+        x = self._run_blocks(self.layer3, x)
+        return self._run_blocks(self.layer4, x)  # (N, num_features, H/32, W/32); small stem: H/8, W/8
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         pooled = self.avgpool(features).flatten(1)  # (N, num_features)

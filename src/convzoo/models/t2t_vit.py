@@ -265,7 +265,7 @@ class T2TViT(Classifier):
     """Tokens from three soft splits, a class token before them, transformer blocks, a linear layer on the class token.
     Images are square, their side a multiple of 16; of 8 for the ``_small`` nets (the product of the strides)."""
 
-    classifier_name = "head"
+    classifier_name, can_checkpoint = "head", True
     cam_method = "attention"
 
     def __init__(self, config: T2TViTConfig) -> None:
@@ -338,7 +338,7 @@ class T2TViT(Classifier):
         """
         x = self.embed(x)
         for block in self.blocks:
-            x = block(x, probabilities)
+            x = self._run(block, x, probabilities)
         return self.norm(x)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:

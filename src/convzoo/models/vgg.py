@@ -65,6 +65,7 @@ SPARSE_PLACES = ((1, 1), (3, 0))  # (block, convolution), from 0
 class VGG(Classifier):
     """Five blocks of 3x3 convolutions, each max-pooled, and three linear layers: 4096-4096-num_classes."""
 
+    can_checkpoint = True
     cam_layer: str
 
     def __init__(self, config: VGGConfig) -> None:
@@ -118,7 +119,14 @@ class VGG(Classifier):
 
     def forward_features(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        return self.features(x)  # (N, 512, H/32, W/32)
+        if not self.grad_checkpointing:
+            return self.features(x)  # (N, 512, H/32, W/32)
+        start = 0
+        for layer in self.stages.values():  # each ends with a pooling
+            end = int(layer.rpartition(".")[2]) + 1
+            x = self._run(self.features[start:end], x)
+            start = end
+        return x
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.avgpool(features).flatten(1)  # (N, 25088); with head="gap" (N, 512)

@@ -1,0 +1,175 @@
+"""Convolutions and linear layers whose weights lie as the CPU's matrix kernels want them, with what follows built in.
+
+oneDNN multiplies in an order of its own. An ordinary layer hands it the weights as they are stored, and they are
+rearranged in every call; here they are rearranged once. An activation, and an addition before it, are done while the
+results are still in the registers instead of in passes over memory of their own.
+
+The rearranged weights are a cache: the layer's parameters stay what they are, state dict and copies know nothing of it,
+and it is made anew when the parameters or the shape of the input change. Wherever the kernels do not apply (another
+device or dtype, a gradient asked for, autocast, a compiler, exporter or counter at work) the layer computes the same
+function with the framework's own operators.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .winograd import Winograd, count_tiles, pays
+
+
+class Activation(NamedTuple):
+    """An activation by the name that the kernels know: "none", "relu", "leaky_relu", "sigmoid" or "gelu"."""
+
+    name: str = "none"
+    scalars: tuple[float, ...] = ()
+    algorithm: str = ""
+
+    def __call__(self, x: Tensor, *, inplace: bool = False) -> Tensor:
+        if self.name == "none":
+            return x
+        if self.name == "relu":
+            return F.relu(x, inplace)
+        if self.name == "leaky_relu":
+            return F.leaky_relu(x, self.scalars[0], inplace)
+        return torch.sigmoid(x) if self.name == "sigmoid" else F.gelu(x)
+
+
+NONE, RELU, GELU = Activation(), Activation("relu"), Activation("gelu", (), "none")
+
+
+def activation_of(module: nn.Module | None) -> Activation | None:
+    """What the kernels call ``module``; None if it is no activation that they know."""
+    if isinstance(module, nn.ReLU):
+        return RELU
+    if isinstance(module, nn.Sigmoid):
+        return Activation("sigmoid")
+    if isinstance(module, nn.LeakyReLU):
+        return Activation("leaky_relu", (module.negative_slope,))
+    if isinstance(module, nn.GELU) and module.approximate == "none":
+        return GELU
+    return NONE if isinstance(module, nn.Identity) else None
+
+
+def packs(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels apply to ``x``: plain float32 on the CPU, and nobody looks at the operators."""
+    return bool(
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and x.is_cpu
+        and weight.is_cpu
+        and x.dtype is weight.dtype is torch.float32
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.jit.is_tracing()
+        and not weight.is_inference()  # counts no changes, so that a cache could not know of them
+        and not torch._C._len_torch_dispatch_stack()
+        and torch.backends.mkldnn.enabled
+        and x.numel() > 0
+    )
+
+
+class _Packed:
+    """What the two layers share: the cache, and that copies and files leave it out."""
+
+    _cache: tuple[Any, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_cache"}
+
+    def _key(self, weight: Tensor, bias: Tensor | None, *shape: int) -> tuple[int, ...]:
+        """Changes with the parameters and with the shape of the input."""
+        moved = (0, 0) if bias is None else (bias.data_ptr(), bias._version)
+        return (weight.data_ptr(), weight._version, *moved, *shape)
+
+
+class PackedConv2d(_Packed, nn.Conv2d):
+    """A convolution, then ``activation``: maps (N, C, H, W) to (N, C', H', W').
+
+    With ``add``, maps of the output's shape, these are added before the activation; ``overwrite`` says that their
+    memory may be used for the output. ``channels_last``: in which order the maps are handed on.
+    """
+
+    activation: Activation = NONE
+    channels_last: bool = True
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d, activation: Activation = NONE, *, channels_last: bool = True) -> PackedConv2d:
+        """``conv`` as a packed layer with the same parameters."""
+        packed = cls.__new__(cls)
+        packed.__dict__ = dict(conv.__dict__)
+        packed.activation, packed.channels_last = activation, channels_last
+        if channels_last:
+            packed.weight.data = packed.weight.data.contiguous(memory_format=torch.channels_last)
+        return packed
+
+    def forward(self, x: Tensor, add: Tensor | None = None, overwrite: bool = False) -> Tensor:
+        weight = self.weight
+        if not packs(x, weight) or self.padding_mode != "zeros" or isinstance(self.padding, str):
+            out = super().forward(x)
+            return self.activation(out if add is None else out + add)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        x = x.contiguous(memory_format=layout)
+        key = self._key(weight, self.bias, *x.shape)
+        cache = self._cache
+        if cache is None or cache[0] != key:
+            cache = self._cache = key, self._prepare(x.shape)
+        name, scalars, algorithm = self.activation
+        if isinstance(cache[1], Winograd):
+            out = cache[1](x)
+            return self.activation(out if add is None else out.add_(add), inplace=True)
+        where = (cache[1], self.bias, self.padding, self.stride, self.dilation, self.groups)
+        if add is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, *where, name, scalars, algorithm)
+        how = ("add", 1.0, None if name == "none" else name, scalars, algorithm)
+        add = add.contiguous(memory_format=layout)
+        if overwrite:
+            return torch.ops.mkldnn._convolution_pointwise_.binary(add, x, *where, *how)
+        return torch.ops.mkldnn._convolution_pointwise.binary(x, add, *where, *how)
+
+    def _prepare(self, shape: torch.Size) -> Tensor | Winograd:
+        """What the kernels want for maps of ``shape``."""
+        geometry: Any = (self.padding, self.stride, self.dilation, self.groups)
+        if (self.kernel_size, self.stride, self.dilation, self.groups) == ((3, 3), (1, 1), (1, 1), 1):
+            rows, columns = count_tiles(shape, geometry[0])
+            if self.channels_last and pays(self.in_channels, self.out_channels, shape[0] * rows * columns):
+                return Winograd(self.weight, self.bias, geometry[0], shape)
+        return torch.ops.mkldnn._reorder_convolution_weight(self.weight, *geometry, shape)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (f", activation={self.activation.name}" if self.activation != NONE else "")
+
+
+class PackedLinear(_Packed, nn.Linear):
+    """A linear layer, then ``activation``: (..., C) to (..., C'). With ``add``, of the output's shape, this is added;
+    then there is no activation."""
+
+    activation: Activation = NONE
+
+    @classmethod
+    def of(cls, linear: nn.Linear, activation: Activation = NONE) -> PackedLinear:
+        """``linear`` as a packed layer with the same parameters."""
+        packed = cls.__new__(cls)
+        packed.__dict__ = dict(linear.__dict__)
+        packed.activation = activation
+        return packed
+
+    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        weight = self.weight
+        if not packs(x, weight):
+            out = super().forward(x)
+            return self.activation(out) if add is None else out + add
+        rows = x.numel() // x.shape[-1]
+        key = self._key(weight, None, rows)
+        cache = self._cache
+        if cache is None or cache[0] != key:
+            cache = self._cache = key, torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        if add is None:
+            return torch.ops.mkldnn._linear_pointwise(x, cache[1], self.bias, *self.activation)
+        return torch.ops.mkldnn._linear_pointwise.binary(x, add, cache[1], self.bias, "add")
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (f", activation={self.activation.name}" if self.activation != NONE else "")

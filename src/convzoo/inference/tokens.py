@@ -1,0 +1,193 @@
+"""T2T-ViT with fewer passes over memory, computing the same logits.
+
+- The tokens of a soft split are copied in the order row, column, channel, in which they lie in memory; the weights that
+  read them are put in that order once. The last split and the projection behind it are one convolution.
+- Residual additions and GELU are done inside the linear layers.
+- Behind the last attention only the class token is read, so in :meth:`FastT2TViT.forward` the last block computes its
+  queries, projection and MLP for that token alone. ``forward_features`` gives all tokens, as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models import t2t_vit
+from ..models.t2t_vit import KERNELS, TOKEN_DIM
+from .packed import GELU, PackedConv2d, PackedLinear
+
+
+def windows(maps: Tensor, kernel: int, stride: int) -> Tensor:
+    """Maps (N, H, W, C) to their windows (N, L, kernel^2 * C), row by row; a window in the order row, column, channel.
+
+    The padding is that of :func:`convzoo.models.t2t_vit.split_image`.
+    """
+    padding = (kernel - stride + 1) // 2
+    padded = F.pad(maps, (0, 0, *(padding,) * 4))
+    rows = padded.unfold(1, kernel, stride).unfold(2, kernel, stride)  # (N, h, w, C, k, k)
+    return rows.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(1, 2)
+
+
+@torch.no_grad()
+def channels_inward(values: Tensor, kernel: int) -> Tensor:
+    """What belongs to windows in the order channel, row, column (..., C * kernel^2), put as :func:`windows` has it."""
+    return values.unflatten(-1, (-1, kernel * kernel)).transpose(-1, -2).flatten(-2)
+
+
+def reorder(module: nn.Module, linear: nn.Linear, kernel: int) -> None:
+    """Let ``module.norm1`` and ``linear`` behind it read windows in the order of :func:`windows`."""
+    norm = module.get_submodule("norm1")
+    for layer in (norm, linear):
+        for name, parameter in layer.named_parameters(recurse=False):
+            if name == "weight" or layer is norm:
+                setattr(layer, name, nn.Parameter(channels_inward(parameter, kernel), requires_grad=False))
+
+
+class FastMlp(nn.Module):
+    """Linear, GELU, linear, and ``add`` on top."""
+
+    def __init__(self, mlp: Any) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = mlp.fc1, mlp.fc2
+        self.fc1.activation = GELU
+
+    def forward(self, x: Tensor, add: Tensor) -> Tensor:
+        return self.fc2(self.fc1(x), add)
+
+
+class FastTokenAttention(nn.Module):
+    """A token transformer or performer, windows (N, L, width) in the order of :func:`windows` to tokens (N, L, 64)."""
+
+    def __init__(self, block: Any, kernel: int) -> None:
+        super().__init__()
+        self.block = block
+        reorder(block, block.kqv if isinstance(block, t2t_vit.TokenPerformer) else block.attn.qkv, kernel)
+        if isinstance(block, t2t_vit.TokenTransformer):
+            block.add_module("mlp", FastMlp(block.mlp))
+
+    def forward(self, x: Tensor) -> Tensor:
+        block = self.block
+        if isinstance(block, t2t_vit.TokenPerformer):
+            k, q, v = block.kqv(block.norm1(x)).chunk(3, -1)
+            x = block.proj(block.attend(k, q, v), v)
+            return block.mlp[2](block.mlp[0](block.norm2(x)), x)
+        q, k, v = block.attn.qkv(block.norm1(x))[:, None].chunk(3, -1)  # (N, 1, L, 64)
+        out = F.scaled_dot_product_attention(q, k, v, scale=block.attn.scale)
+        x = block.attn.proj(out[:, 0], v[:, 0])
+        return block.mlp(block.norm2(x), x)
+
+
+class FastTokensToToken(nn.Module):
+    """The stem: images (N, C, H, W) to tokens (N, L, embed_dim)."""
+
+    def __init__(self, stem: t2t_vit.TokensToToken) -> None:
+        super().__init__()
+        self.strides = stem.strides
+        self.attention1 = FastTokenAttention(stem.attention1, KERNELS[0])
+        self.attention2 = FastTokenAttention(stem.attention2, KERNELS[1])
+        kernel, stride, linear = KERNELS[2], stem.strides[2], stem.project
+        conv = nn.Conv2d(TOKEN_DIM, linear.out_features, kernel, stride, (kernel - stride + 1) // 2, device="meta")
+        weight = linear.weight.detach().unflatten(1, (TOKEN_DIM, kernel, kernel))
+        conv.weight = nn.Parameter(weight, requires_grad=False)
+        conv.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
+        self.project = PackedConv2d.of(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, _ = self.strides
+        side = x.shape[2] // first
+        x = self.attention1(windows(x.permute(0, 2, 3, 1), KERNELS[0], first))
+        x = self.attention2(windows(x.unflatten(1, (side, side)), KERNELS[1], second))
+        side //= second
+        return self.project(x.unflatten(1, (side, side)).permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+
+
+class FastAttention(nn.Module):
+    """Multi-head self-attention, and ``add`` on top: (N, L, D) to (N, L, D)."""
+
+    def __init__(self, attention: t2t_vit.Attention) -> None:
+        super().__init__()
+        self.num_heads, self.scale = attention.num_heads, attention.scale
+        self.qkv, self.proj = attention.qkv, attention.proj
+
+    def forward(self, x: Tensor, add: Tensor, probabilities: list[Tensor] | None = None) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (N, heads, L, D / heads)
+        return self.mix(q, k, v, add, probabilities)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, add: Tensor, probabilities: list[Tensor] | None = None) -> Tensor:
+        """The values mixed, heads put together, projected; queries (N, heads, Q, D / heads) to (N, Q, D)."""
+        if probabilities is None:
+            out = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        else:
+            probabilities.append((q * self.scale @ k.transpose(-2, -1)).softmax(-1))
+            out = probabilities[-1] @ v
+        return self.proj(out.transpose(1, 2).flatten(2), add)
+
+
+class LastAttention(FastAttention):
+    """With queries apart from keys and values, so that there need be but one query."""
+
+    def __init__(self, attention: FastAttention) -> None:
+        super().__init__(attention)  # type: ignore[arg-type]
+        weight = self.qkv.weight.detach()
+        width = weight.shape[1]
+        del self.qkv
+        self.q, self.kv = (nn.Linear(width, rows, bias=False, device="meta") for rows in (width, 2 * width))
+        self.q.weight = nn.Parameter(weight[:width].clone(), requires_grad=False)
+        self.kv.weight = nn.Parameter(weight[width:].clone(), requires_grad=False)
+        self.q, self.kv = PackedLinear.of(self.q), PackedLinear.of(self.kv)
+
+    def forward(self, x: Tensor, add: Tensor, probabilities: list[Tensor] | None = None) -> Tensor:
+        """For the first ``add.shape[1]`` tokens: x (N, L, D), add (N, Q, D) to (N, Q, D)."""
+        q = self.q(x[:, : add.shape[1]]).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        k, v = self.kv(x).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.mix(q, k, v, add, probabilities)
+
+
+class FastBlock(nn.Module):
+    """A block of the transformer: (N, L, D) to (N, L, D), or with ``rows`` the first ``rows`` tokens of that."""
+
+    def __init__(self, block: t2t_vit.Block) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.attn, self.mlp = FastAttention(block.attn), FastMlp(block.mlp)
+
+    def forward(self, x: Tensor, probabilities: list[Tensor] | None = None, rows: int | None = None) -> Tensor:
+        x = self.attn(self.norm1(x), x if rows is None else x[:, :rows], probabilities)
+        return self.mlp(self.norm2(x), x)
+
+
+class FastT2TViT(t2t_vit.T2TViT):
+    """A T2T-ViT for inference, made of another one."""
+
+    @classmethod
+    def of(cls, model: t2t_vit.T2TViT) -> FastT2TViT:
+        """``model``, its blocks rewritten already, with a last block that can do with the class token."""
+        fast = cls.__new__(cls)
+        fast.__dict__ = dict(model.__dict__)
+        last: Any = fast.blocks[-1]
+        last.attn = LastAttention(last.attn)
+        return fast
+
+    def forward(self, x: Tensor) -> Tensor:
+        *blocks, last = self.blocks
+        hooked = not torch.compiler.is_compiling() and any(
+            module._forward_hooks for part in (last, self.norm) for module in part.modules()
+        )
+        if hooked:  # somebody wants to see all tokens
+            return super().forward(x)
+        x = self.embed(x)
+        for block in blocks:
+            x = block(x)
+        return self.forward_head(self.norm(last(x, rows=1)))
+
+
+# what takes the place of a module whose linear layers are packed
+REWRITES: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    t2t_vit.TokensToToken: FastTokensToToken,
+    t2t_vit.Block: FastBlock,
+    t2t_vit.T2TViT: FastT2TViT.of,
+}

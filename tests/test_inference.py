@@ -1,0 +1,264 @@
+"""Optimised models: the same logits, still ordinary modules, the original untouched."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+import convzoo
+from convzoo.inference.packed import RELU, Activation, PackedConv2d, PackedLinear
+from convzoo.inference.winograd import Winograd
+
+SIZES = {"lenet": 28, "mnist": 28, "alexnet": 71, "vgg": 33, "googlenet": 40, "inception_v3": 80, "ablation": 33}
+# one of each way of putting a model together
+KINDS = [
+    "lenet5", "lenet5_1998", "lenet_sigmoid", "mnist_net", "mnist_resnet", "fcn_gap", "inception_cnn", "residual_cnn",
+    "alexnet_2012", "vgg11_bn", "vgg13_sparse_bn", "googlenet_bn", "googlenet_sparse_bn", "inception_v3", "resnet18",
+    "resnext50_32x4d", "cnn_all_tricks", "t2t_vit_7", "t2t_vit_t_14_small",
+]  # fmt: skip
+
+
+def build(name, **options):
+    """A small-headed model whose batch norms have seen something."""
+    torch.manual_seed(0)
+    size = 36 if name == "lenet_sigmoid" else SIZES.get(convzoo.model_info(name).family, 32)
+    model = convzoo.create_model(name, **{"num_classes": 7, "in_chans": 2, "img_size": size} | options).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0.0, 0.3)
+                module.running_var.uniform_(0.5, 1.5)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0.0, 0.3)
+    return model
+
+
+def images(model, count=2):
+    return torch.randn(count, model.in_chans, *model.img_size, generator=torch.Generator().manual_seed(1))
+
+
+def assert_same(actual, expected):
+    """Within 1e-4 of the largest."""
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def norms(model):
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in convzoo.list_models()]
+)
+@torch.no_grad()
+def test_same_logits(name):
+    model = build(name)
+    x = images(model)
+    expected = model(x)
+    fast = convzoo.optimize_for_inference(model)
+    logits = fast(x)
+    assert_same(logits, expected)
+    assert torch.equal(fast(x), logits)  # from the cache
+    assert_same(fast(x[:1]), expected[:1])  # of another shape
+    features = fast.forward_features(x)
+    assert_same(features, model.forward_features(x))
+    assert_same(fast.forward_head(features), expected)
+    assert_same(fast.forward_head(features, pre_logits=True), model.forward_head(features, pre_logits=True))
+    # what stays is behind an activation that other maps meet in too
+    assert norms(fast) == (2 if name == "googlenet_sparse_bn" else 0)
+    assert not any(isinstance(module, nn.Dropout) for module in fast.modules())
+    assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_ordinary_module(name):
+    """State dict, copies, files, other formats, gradients, and the framework's own operators instead of packed ones."""
+    model = build(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fast = convzoo.optimize_for_inference(model)
+    x = images(model)
+    with torch.no_grad():
+        expected, logits = model(x), fast(x)
+        assert isinstance(fast, type(model))
+        assert torch.equal(copy.deepcopy(fast)(x), logits)
+        assert torch.equal(pickle.loads(pickle.dumps(fast))(x), logits)
+        torch.manual_seed(1)
+        with torch.random.fork_rng():
+            other = convzoo.optimize_for_inference(type(model)(model.config))
+        other.load_state_dict(load(save({key: value.contiguous() for key, value in fast.state_dict().items()})))
+        assert_same(other(x), expected)
+        assert_same(convzoo.optimize_for_inference(model, memory_format="contiguous")(x), expected)
+        assert_same(convzoo.optimize_for_inference(fast)(x), expected)  # nothing is left to do
+        assert_same(copy.deepcopy(fast).double()(x.double()).float(), expected)
+        with torch.inference_mode():
+            assert_same(fast(x), expected)
+            assert_same(convzoo.optimize_for_inference(model)(x), expected)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert (fast(x).float() - expected).abs().max() <= 0.1 * expected.abs().max()
+    gradient = torch.autograd.grad(fast(x.requires_grad_()).square().sum(), x)[0]
+    wanted = torch.autograd.grad(model(x).square().sum(), x)[0]
+    assert_same(gradient, wanted)
+    fast.reset_classifier(3)
+    assert fast(x).shape == (2, 3)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def rows_saved(model):
+    """Multiply-accumulates that T2T-ViT's last block does without: all tokens' but the class token's."""
+    if not hasattr(model, "pos_embed"):
+        return 0
+    _, length, width = model.pos_embed.shape
+    matrices = 2 + 2 * model.config.mlp_ratio  # queries, projection and MLP, each of width x width
+    return (length - 1) * (matrices * width * width + 2 * length * width)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@torch.no_grad()
+def test_profile_cam_and_maps(name):
+    model = build(name)
+    fast = convzoo.optimize_for_inference(model)
+    x = images(model)
+    size = (model.in_chans, *model.img_size)
+    saved = convzoo.profile(model, size).macs - convzoo.profile(fast, size).macs
+    assert saved == rows_saved(model)
+    ours, theirs = convzoo.feature_maps(fast, x), convzoo.feature_maps(model, x)
+    assert list(ours) == list(theirs)
+    for stage, maps in theirs.items():
+        assert_same(ours[stage], maps)
+    try:
+        expected = convzoo.cam(model, x, 3)
+    except ValueError as refusal:  # a single cell, at this size
+        with pytest.raises(ValueError, match=str(refusal)[:20]):
+            convzoo.cam(fast, x, 3)
+    else:
+        result = convzoo.cam(fast, x, 3)
+        assert result.method == expected.method
+        assert_same(result.maps, expected.maps)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "googlenet_bn", "fcn_gap", "t2t_vit_7"])
+def test_export(name):
+    fast = convzoo.optimize_for_inference(build(name))
+    x = images(fast)
+    with torch.no_grad():
+        program = torch.export.export(fast, (x,)).module()
+        assert_same(program(x), fast(x))
+        assert "mkldnn" not in str(program.graph)
+
+
+@torch.no_grad()
+def test_a_change_of_the_weights_is_seen():
+    fast = convzoo.optimize_for_inference(build("resnet18"))
+    x = images(fast)
+    before = fast(x)
+    for parameter in fast.parameters():
+        parameter.mul_(0.9)
+    expected = copy.deepcopy(fast).double()(x.double()).float()
+    assert_same(fast(x), expected)
+    assert (before - expected).abs().max() > 0.1 * expected.abs().max()
+
+
+def test_a_block_leaves_its_input_alone():
+    fast = convzoo.optimize_for_inference(build("resnet18"))
+    for block in (fast.layer1[0], fast.layer2[0]):
+        x = torch.randn(2, 64, 8, 8).contiguous(memory_format=torch.channels_last)
+        kept = x.clone()
+        block(x)
+        assert torch.equal(x, kept)
+
+
+def test_auxiliary_heads_are_left_out():
+    for name, size in (("googlenet_bn", 64), ("inception_v3", 80)):
+        model = build(name, aux=True, img_size=size)
+        fast = convzoo.optimize_for_inference(model)
+        assert not any(path.lower().startswith("aux") for path, _ in fast.named_modules())
+        assert any(path.lower().startswith("aux") for path, _ in model.named_modules())
+        x = images(model)
+        with torch.no_grad():
+            assert_same(fast(x), model(x))
+
+
+@torch.no_grad()
+def test_other_modules():
+    """Sequences of layers are rewritten, everything else is left as it is; a batch norm without statistics too."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.LeakyReLU(0.2), nn.Dropout(),
+        nn.Conv2d(8, 8, 3, padding="same"), nn.Dropout(), nn.ReLU(), nn.BatchNorm2d(8),
+        nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), nn.BatchNorm2d(8, track_running_stats=False), nn.GELU(),
+        nn.ConvTranspose2d(8, 4, 2), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 81, 5), nn.GELU(),
+    )  # fmt: skip
+    model[1].running_mean.normal_()
+    model.eval()
+    x = torch.randn(3, 3, 10, 10)
+    fast = convzoo.optimize_for_inference(model)
+    assert_same(fast(x), model(x))
+    assert norms(fast) == 3
+    assert isinstance(fast[2], nn.Identity)
+    assert convzoo.optimize_for_inference(model[0])(x).shape == (3, 8, 8, 8)
+
+
+@pytest.mark.parametrize("padding", [0, 1, (2, 1)])
+@pytest.mark.parametrize(("shape", "width"), [((1, 5, 19, 22), 3), ((3, 16, 30, 13), 8), ((2, 4, 60, 100), 2)])
+def test_winograd(shape, width, padding):
+    generator = torch.Generator().manual_seed(0)
+    conv = nn.Conv2d(shape[1], width, 3, padding=padding).requires_grad_(False)
+    conv.weight.normal_(generator=generator)
+    x = torch.randn(shape, generator=generator)
+    expected = copy.deepcopy(conv).double()(x.double()).float()
+    ours = Winograd(conv.weight, conv.bias, conv.padding, x.shape)
+    assert (ours(x) - expected).abs().max() <= 3e-5 * expected.abs().max()
+    without = Winograd(conv.weight, None, conv.padding, x.shape)(x) + conv.bias[:, None, None]
+    assert (without - expected).abs().max() <= 3e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("activation", [Activation(), RELU, Activation("sigmoid"), Activation("leaky_relu", (0.1,))])
+@torch.no_grad()
+def test_wide_convolutions_take_the_other_way(activation):
+    torch.manual_seed(0)
+    conv = PackedConv2d.of(nn.Conv2d(128, 128, 3, padding=1).requires_grad_(False), activation)
+    x, add = torch.randn(2, 128, 13, 14), torch.randn(2, 128, 13, 14)
+    for more in ((), (add,), (add, True)):
+        kept = add.clone()
+        expected = activation(nn.functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), 1, 1)
+                              + (kept.double() if more else 0.0)).float()  # fmt: skip
+        assert_same(conv(x, *more), expected)
+        assert isinstance(conv._cache[1], Winograd)
+        if len(more) < 2:
+            assert torch.equal(add, kept)
+
+
+@torch.no_grad()
+def test_resnet_at_a_size_that_has_wide_maps():
+    model = build("resnet18", img_size=128, in_chans=3)
+    fast = convzoo.optimize_for_inference(model)
+    x = images(model, 3)
+    assert_same(fast(x), model(x))
+    assert sum(isinstance(getattr(module, "_cache", (0, 0))[1], Winograd) for module in fast.modules()) >= 3
+
+
+@torch.no_grad()
+def test_packed_linear():
+    torch.manual_seed(0)
+    for activation in (Activation(), RELU, Activation("gelu", (), "none")):
+        linear = PackedLinear.of(nn.Linear(6, 9).requires_grad_(False), activation)
+        for x in (torch.randn(6), torch.randn(4, 6), torch.randn(2, 3, 12)[..., ::2], torch.randn(0, 6)):
+            assert_same(
+                linear(x), activation(nn.functional.linear(x, linear.weight, linear.bias))
+            ) if x.numel() else None
+            assert linear(x).shape == (*x.shape[:-1], 9)
+    add = torch.randn(4, 18)[:, ::2]
+    linear.activation = Activation()
+    x = torch.randn(4, 6)
+    assert_same(linear(x, add), nn.functional.linear(x, linear.weight, linear.bias) + add)
+
+
+def test_refusals():
+    with pytest.raises(TypeError, match=r"takes a torch.nn.Module, got str; create_model\(name\)"):
+        convzoo.optimize_for_inference("resnet18")
+    with pytest.raises(ValueError, match="memory_format must be 'channels_last' or 'contiguous', got 'nhwc'"):
+        convzoo.optimize_for_inference(nn.Identity(), memory_format="nhwc")
