@@ -134,6 +134,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lenet5", help="a model for 28x28 digits (default lenet5)")
     parser.add_argument("--data", default="ylecun/mnist", help="a folder of parquet files, or a data set of the Hub")
+    parser.add_argument("--init", help="start from these weights: a folder that an earlier run left, or a tag")
     parser.add_argument("--augment", action="store_true", help="distort the digits")
     parser.add_argument("--plain-epochs", type=int, default=0, help="leave the last so many epochs undistorted")
     parser.add_argument("--epochs", type=int, default=30)
@@ -158,7 +159,7 @@ def main() -> None:
     out = args.out or Path("runs") / f"{args.model}.{tag}"
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
-    model = convzoo.create_model(args.model, num_classes=10, in_chans=1, img_size=28).to(args.device)
+    model = convzoo.create_model(args.model, 10, 1, img_size=28, pretrained=args.init or False).to(args.device)
     model = model.to(memory_format=torch.channels_last)
 
     images, labels = (part.to(args.device) for part in read_split(args.data, "train"))

@@ -6,7 +6,13 @@ from torch import nn
 
 import convzoo
 
-MODELS = {"resnet18": 32, "vgg11_bn": 32, "googlenet_bn": 32, "inception_v3": 80, "t2t_vit_7": 32}
+MODELS = [
+    ("resnet18", 32, {}),
+    ("vgg11_bn", 32, {"head": "gap"}),
+    ("googlenet_bn", 32, {}),
+    ("inception_v3", 80, {}),
+    ("t2t_vit_7", 32, {}),
+]
 
 
 def step(model, x):
@@ -27,14 +33,14 @@ def step(model, x):
     return [parameter.grad for parameter in model.parameters()], model.state_dict(), held
 
 
-@pytest.mark.parametrize(("name", "size"), MODELS.items())
-def test_the_same_step(name, size):
+@pytest.mark.parametrize(("name", "size", "options"), MODELS)
+def test_the_same_step(name, size, options):
     torch.manual_seed(0)
     x = torch.randn(4, 3, size, size)
     steps = []
     for enable in (False, True):
         torch.manual_seed(1)
-        model = convzoo.create_model(name, 5, img_size=size)
+        model = convzoo.create_model(name, 5, img_size=size, **options)
         model.set_grad_checkpointing(enable)
         steps.append(step(model, x))
     (gradients, state, held), (again, state_again, held_again) = steps

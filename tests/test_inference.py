@@ -13,12 +13,16 @@ from convzoo.inference.packed import RELU, Activation, PackedConv2d, PackedLinea
 from convzoo.inference.winograd import Winograd
 
 SIZES = {"lenet": 28, "mnist": 28, "alexnet": 71, "vgg": 33, "googlenet": 40, "inception_v3": 80, "ablation": 33}
-# one of each way of putting a model together
+# one of each way of putting a model together; the large ones, which take longer, last
 KINDS = [
-    "lenet5", "lenet5_1998", "lenet_sigmoid", "mnist_net", "mnist_resnet", "fcn_gap", "inception_cnn", "residual_cnn",
-    "alexnet_2012", "vgg11_bn", "vgg13_sparse_bn", "googlenet_bn", "googlenet_sparse_bn", "inception_v3", "resnet18",
-    "resnext50_32x4d", "cnn_all_tricks", "t2t_vit_7", "t2t_vit_t_14_small",
-]  # fmt: skip
+    *("lenet5", "lenet5_1998", "mnist_net", "mnist_resnet", "fcn_gap", "inception_cnn", "residual_cnn"),
+    *("googlenet_sparse_bn", "resnet18", "t2t_vit_7", "t2t_vit_t_14_small"),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("lenet_sigmoid", "alexnet_2012", "vgg11_bn", "vgg13_sparse_bn", "googlenet_bn", "inception_v3")
+    ),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnext50_32x4d", "cnn_all_tricks")),
+]
 
 
 def build(name, **options):
@@ -55,7 +59,9 @@ def norms(model):
 )
 @torch.no_grad()
 def test_same_logits(name):
-    model = build(name)
+    # the 4096-wide head of VGG, three quarters of its numbers, once with and once without batch norm
+    wide = name in ("vgg11", "vgg11_bn") or not name.startswith("vgg")
+    model = build(name) if wide else build(name, head="gap")
     x = images(model)
     expected = model(x)
     fast = convzoo.optimize_for_inference(model)
@@ -100,7 +106,8 @@ def test_an_ordinary_module(name):
             assert (fast(x).float() - expected).abs().max() <= 0.1 * expected.abs().max()
     gradient = torch.autograd.grad(fast(x.requires_grad_()).square().sum(), x)[0]
     wanted = torch.autograd.grad(model(x).square().sum(), x)[0]
-    assert_same(gradient, wanted)
+    # by its length: a unit that rounding moves across the kink of a ReLU changes a few entries by more
+    assert (gradient - wanted).norm() <= 5e-3 * wanted.norm()
     fast.reset_classifier(3)
     assert fast(x).shape == (2, 3)
     for key, value in model.state_dict().items():
