@@ -51,7 +51,8 @@ def optimize_for_inference(
     convolutions, 1x1 convolutions that read the same maps become one, dropout and auxiliary heads are left out, and of
     T2T-ViT's last block only the class token's row is computed. In float32 on the CPU the weights are laid out once as
     its matrix kernels want them, beside the parameters: the first batch of every new shape takes longer, and the
-    weights take twice their memory, those of wide 3x3 convolutions up to six times. Elsewhere the layers are ordinary ones.
+    weights take twice their memory, those of wide 3x3 convolutions up to six times. Elsewhere the layers are ordinary
+    ones.
 
     Args:
         model: a model of the zoo, or any other module, of which then only ``nn.Sequential`` parts are rewritten.
