@@ -1,7 +1,7 @@
 """All benchmarks, and the page they make: docs/benchmarks.md.
 
     python benchmarks/run.py            # all of them
-    python benchmarks/run.py --only inference,create --rounds 5 --output /tmp/page.md
+    python benchmarks/run.py --only inference,create --rounds 5 --output page.md
 
 Each script runs in a process of its own; what it prints is its part of the page. One that fails leaves a line that says
 so, and the page is written all the same.

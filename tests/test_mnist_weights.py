@@ -10,7 +10,7 @@ import pytest
 import convzoo
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("CONVZOO_MNIST", ROOT.parent / "shared" / "data" / "mnist"))
+DATA = Path(os.environ.get("CONVZOO_DATA", ROOT.parent / "shared" / "data")) / "mnist"
 NAMES = [name for name in convzoo.list_weights() if convzoo.weight_info(name).dataset.get("id") == "ylecun/mnist"]
 
 
@@ -34,7 +34,7 @@ def test_entry_says_all_there_is_to_say(name):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs MNIST's parquet files: set CONVZOO_MNIST to their folder")
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs MNIST's parquet files in the folder mnist of CONVZOO_DATA")
 @pytest.mark.parametrize("name", NAMES)
 def test_accuracy_is_what_was_published(name):
     command = [sys.executable, ROOT / "examples" / "evaluate.py", "--weights", name, "--data", DATA]
