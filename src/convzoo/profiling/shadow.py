@@ -35,6 +35,22 @@ ATOMS = frozenset({
 STANDARD = frozenset(nn.Module().__dict__) | {"_compiled_call_impl"}
 
 
+def unwrapped(module: nn.Module, path: str) -> nn.Module:
+    """What ``torch.compile`` or a data-parallel wrapper was given; TypeError for a scripted module."""
+    while True:
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(
+                f"{path or 'the model'} is a scripted module ({type(module).__name__}), whose code Python does not "
+                "run; profile takes modules of Python code; pass the module it was made from"
+            )
+        inner = module._modules.get("_orig_mod")
+        if inner is None and isinstance(module, WRAPPERS):
+            inner = module.module
+        if inner is None:
+            return module
+        module = inner
+
+
 class Shadow:
     """The shadow of ``model``: ``shadow.root`` runs, ``shadow.nodes`` tell what its modules did.
 
@@ -62,22 +78,13 @@ class Shadow:
 
     def _enter(self, module: nn.Module, path: str, registered: bool) -> Any:
         """The shadow of ``module``, or a leaf; what it holds goes into the totals if it is ``registered``."""
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError(
-                f"{path or 'the model'} is a scripted module ({type(module).__name__}), whose code Python does not "
-                "run; profile takes modules of Python code; pass the module it was made from"
-            )
-        while True:
-            known = self._memo.get(id(module))
-            if known is not None:
-                return known
-            inner = module._modules.get("_orig_mod")  # what torch.compile wraps
-            if inner is None and isinstance(module, WRAPPERS):
-                inner = module.module
-            if inner is None:
-                break
-            module = inner
         kind = type(module)
+        if kind not in LEAVES:  # stock layers wrap nothing and are not scripted
+            module = unwrapped(module, path)
+            kind = type(module)
+        known = self._memo.get(id(module))
+        if known is not None:
+            return known
         law = None
         if kind in LEAVES and not module._forward_pre_hooks and "forward" not in module.__dict__:
             law = LEAVES[kind](module)  # pruning, for one, has a hook, and a plain tensor for a weight
