@@ -29,12 +29,6 @@ SMALL = ("t2t_vit_14_small", "t2t_vit_t_14_small")
 NAMES = (*STATE_DICTS, *SMALL)
 
 
-def quick(case):
-    """All variants at 32 and 64 pixels; of the larger images the smallest net."""
-    size = int(case.partition("@")[2].partition("x")[0])
-    return size <= 64 or case == "t2t_vit_7@224x1000"
-
-
 def build(case):
     name, _, sizes = case.partition("@")
     size, classes = map(int, sizes.split("x"))
@@ -101,9 +95,7 @@ def test_published_parameters():
     assert sum(parameter.numel() for parameter in model.parameters()) == 21_233_070
 
 
-@pytest.mark.parametrize(
-    "case", [case if quick(case) else pytest.param(case, marks=pytest.mark.slow) for case in LOGITS]
-)
+@pytest.mark.parametrize("case", LOGITS)
 def test_logits(case):
     model, size = build(case)
     fill(model).double()
