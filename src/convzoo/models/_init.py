@@ -7,6 +7,7 @@ of its own, so the first draw is wasted time; :func:`without_default_init` leave
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,6 +17,19 @@ from torch.overrides import TorchFunctionMode
 
 Layer = TypeVar("Layer", bound=nn.Conv2d | nn.Linear)
 Norm = TypeVar("Norm", bound=nn.BatchNorm2d | nn.LayerNorm)
+
+
+META = torch.device("meta")
+FACTORIES = frozenset({
+    torch.empty, torch.zeros, torch.ones, torch.full, torch.eye, torch.arange, torch.range, torch.linspace,
+    torch.logspace, torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.tensor,
+    torch.as_tensor, torch.scalar_tensor, torch.empty_strided, torch.tril_indices, torch.triu_indices,
+    torch.hann_window, torch.hamming_window, torch.empty_like, torch.zeros_like, torch.ones_like,
+    torch.full_like, torch.rand_like, torch.randn_like, torch.randint_like, torch.Tensor.new_empty,
+    torch.Tensor.new_zeros, torch.Tensor.new_ones, torch.Tensor.new_full, torch.Tensor.new_tensor,
+})  # fmt: skip
+FILLS = frozenset({torch.Tensor.zero_, torch.Tensor.fill_})
+INSIDE = threading.local()
 
 
 class without_default_init(TorchFunctionMode):  # noqa: N801 - used as a context manager, like torch.no_grad
@@ -31,6 +45,16 @@ class without_default_init(TorchFunctionMode):  # noqa: N801 - used as a context
         torch.Size([2, 3])
     """
 
+    def __enter__(self) -> Any:
+        self._outermost = not getattr(INSIDE, "yes", False)  # one mode is enough: each is asked at every call
+        INSIDE.yes = True
+        return super().__enter__() if self._outermost else self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._outermost:
+            INSIDE.yes = False
+            super().__exit__(*exception)
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -38,6 +62,26 @@ class without_default_init(TorchFunctionMode):  # noqa: N801 - used as a context
         if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         return func(*args, **kwargs)
+
+
+class without_numbers(without_default_init):  # noqa: N801
+    """Within it, modules are made on the meta device, and nothing is filled in: their shapes, at the least cost.
+
+    Example:
+        >>> with without_numbers():
+        ...     layer = nn.BatchNorm2d(3)
+        >>> layer.running_mean.device
+        device(type='meta')
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in FACTORIES:
+            return func(*args, **{**(kwargs or {}), "device": META})
+        if func in FILLS:
+            return args[0]
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def fans(weight: Tensor) -> tuple[int, int]:

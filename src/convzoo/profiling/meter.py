@@ -16,20 +16,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..models._init import FACTORIES, META
 from .rules import RULES
 from .shapes import METADATA, READS, VIEWS
 
-META = torch.device("meta")
 QUIET = torch._C.DisableTorchFunction  # within it calls go to torch and not to the meter
 GET_DEVICE = torch.Tensor.device.__get__
-FACTORIES = frozenset({
-    torch.empty, torch.zeros, torch.ones, torch.full, torch.eye, torch.arange, torch.range, torch.linspace,
-    torch.logspace, torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.tensor,
-    torch.as_tensor, torch.scalar_tensor, torch.empty_strided, torch.tril_indices, torch.triu_indices,
-    torch.hann_window, torch.hamming_window, torch.empty_like, torch.zeros_like, torch.ones_like,
-    torch.full_like, torch.rand_like, torch.randn_like, torch.randint_like, torch.Tensor.new_empty,
-    torch.Tensor.new_zeros, torch.Tensor.new_ones, torch.Tensor.new_full, torch.Tensor.new_tensor,
-})  # fmt: skip
 
 
 class Node:

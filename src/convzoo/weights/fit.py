@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models import Classifier, ModelConfig
+from ..models._init import without_numbers
 from ..registry import build
 from .entries import WeightInfo
 from .errors import WeightsMismatch
@@ -63,7 +64,7 @@ def build_empty(config: ModelConfig) -> Classifier:
 
     Where a model holds numbers that are no part of its state dict, it is built with them, as they would be lost.
     """
-    with torch.device("meta"):
+    with without_numbers():
         model = build(config)
     if any(module._non_persistent_buffers_set for module in model.modules()):
         with torch.device("cpu"):
