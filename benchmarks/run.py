@@ -1,10 +1,11 @@
 """All benchmarks, and the page they make: docs/benchmarks.md.
 
     python benchmarks/run.py            # all of them
-    python benchmarks/run.py --only inference,create --rounds 5 --output page.md
+    python benchmarks/run.py --only inference,create --rounds 5
 
 Each script runs in a process of its own; what it prints is its part of the page. One that fails leaves a line that says
-so, and the page is written all the same.
+so, and the page is written all the same. With ``--only``, the other parts of a page that is there stay as they are, if
+they come from the same machine and versions.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from _common import machine
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
-# script: title, and the arguments that keep the whole under a quarter of an hour on two cores
+# script: title, and the arguments that keep the whole under half an hour on two cores
 PARTS = {
     "start": ("Starting", ()),
     "create": ("Creating", ()),
-    "inference": ("Inference", ()),
+    "inference": ("Inference", ("--rounds", "3", "--compile", "none")),
     "training_step": ("A training step", ()),
     "load": ("Loading weights", ("--rounds", "5")),
     "profile": ("Counting", ()),
@@ -59,7 +60,17 @@ def run(name: str, arguments: tuple[str, ...], limit: float) -> str:
     if done.returncode:
         last = (done.stderr.strip() or "no message").splitlines()[-1]
         return f"{done.stdout.strip()}\n\n(failed: {last})"
-    return done.stdout.strip()
+    printed = done.stdout.strip()
+    return printed if "| ---" in printed else f"```text\n{printed}\n```"
+
+
+def sections(page: Path, heading: str) -> dict[str, str]:
+    """The parts of a page by their titles; none of a page with another heading."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    if heading not in text:
+        return {}
+    parts = text.split("\n## ")[1:]
+    return {part.splitlines()[0]: f"## {part.strip()}" for part in parts}
 
 
 def write(page: Path, text: str) -> None:
@@ -84,9 +95,13 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown benchmark {min(unknown)!r}; they are {', '.join(PARTS)}")
     today = datetime.datetime.now(datetime.timezone.utc).date()
-    parts = [INTRODUCTION, f"{machine()}; {today}."]
+    heading = f"{machine()}; {today}."
+    parts = [INTRODUCTION, heading]
+    before = sections(args.output, heading)
     for name, (title, arguments) in PARTS.items():
-        if name not in args.only.split(",") or not (HERE / f"bench_{name}.py").exists():
+        if name not in args.only.split(","):
+            if title in before:
+                parts.append(before[title])
             continue
         if args.rounds and name != "cam":
             arguments = ("--rounds", args.rounds)
