@@ -15,6 +15,7 @@ from weightkit import edit_json, make_folder, run_python, same
 
 import convzoo
 from convzoo import WeightsCorrupted, WeightsMismatch, WeightsNotFound, WeightsUnsafe
+from convzoo.models._init import without_default_init, without_numbers
 from convzoo.weights.files import read_metadata, read_tensors, write_tensors
 
 
@@ -256,3 +257,38 @@ def test_a_config_of_another_version(folder):
     edit_json(folder / "config.json", lambda config: config["convzoo"].update(sha256="0" * 64))
     with pytest.raises(WeightsCorrupted, match="get the two of one version"):
         convzoo.create_model("lenet5", pretrained=folder)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8]
+)
+def test_small_tensors_are_read_as_large_ones_are(tmp_path, dtype):
+    state = {
+        "large": torch.arange(40_000).to(dtype),
+        "small": torch.arange(12).to(dtype).view(3, 4),
+        "one": torch.tensor(7).to(dtype),
+        "none": torch.empty(0, 3, dtype=dtype),
+    }
+    save_file(state, tmp_path / "model.safetensors", {"made": "here"})
+    found = read_tensors(tmp_path / "model.safetensors")
+    assert set(found) == set(state)
+    for key, tensor in state.items():
+        assert found[key].dtype == dtype
+        assert found[key].shape == tensor.shape
+        assert torch.equal(found[key], tensor)
+    found["small"][0, 0] = 5  # a copy of its own: the file stays
+    assert read_tensors(tmp_path / "model.safetensors")["small"][0, 0] == 0
+
+
+def test_an_empty_model_is_made_on_meta_and_drawing_goes_on_afterwards():
+    with without_numbers():
+        with without_default_init():  # as the families do inside
+            layer = torch.nn.Conv2d(3, 4, 3)
+        norm = torch.nn.BatchNorm2d(4)
+        assert {each.device.type for each in (layer.weight, norm.weight, norm.running_var)} == {"meta"}
+    after = torch.nn.BatchNorm2d(4)
+    assert after.weight.device.type == "cpu"
+    assert after.running_var.sum() == 4
+    with pytest.raises(ZeroDivisionError), without_numbers():
+        1 / 0  # noqa: B018
+    assert torch.nn.Linear(2, 2).weight.abs().sum() > 0

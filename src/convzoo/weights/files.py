@@ -151,8 +151,8 @@ def _read_small(raw: BinaryIO) -> dict[str, Tensor]:
         dtype = getattr(torch, DTYPES.get(entry.get("dtype"), ""), None)
         begin, end = entry.get("data_offsets", (0, 0))
         if dtype is not None and 0 < end - begin <= SMALL:
-            content = bytearray(os.pread(raw.fileno(), end - begin, data + begin))
-            small[key] = torch.frombuffer(content, dtype=dtype).view(entry["shape"])
+            raw.seek(data + begin)
+            small[key] = torch.frombuffer(bytearray(raw.read(end - begin)), dtype=dtype).view(entry["shape"])
     return small
 
 
