@@ -269,7 +269,7 @@ def test_small_tensors_are_read_as_large_ones_are(tmp_path, dtype):
         "one": torch.tensor(7).to(dtype),
         "none": torch.empty(0, 3, dtype=dtype),
     }
-    save_file(state, tmp_path / "model.safetensors", {"made": "here"})
+    save_file(state, tmp_path / "model.safetensors", {"dtype": "F32", "data_offsets": "no such thing"})
     found = read_tensors(tmp_path / "model.safetensors")
     assert set(found) == set(state)
     for key, tensor in state.items():
@@ -289,6 +289,8 @@ def test_an_empty_model_is_made_on_meta_and_drawing_goes_on_afterwards():
     after = torch.nn.BatchNorm2d(4)
     assert after.weight.device.type == "cpu"
     assert after.running_var.sum() == 4
+    with without_default_init(), without_numbers():
+        assert torch.nn.Linear(2, 2).weight.is_meta
     with pytest.raises(ZeroDivisionError), without_numbers():
         1 / 0  # noqa: B018
     assert torch.nn.Linear(2, 2).weight.abs().sum() > 0

@@ -46,13 +46,14 @@ class without_default_init(TorchFunctionMode):  # noqa: N801 - used as a context
     """
 
     def __enter__(self) -> Any:
-        self._outermost = not getattr(INSIDE, "yes", False)  # one mode is enough: each is asked at every call
+        self._before = getattr(INSIDE, "yes", False)
+        self._needed = not self._before or type(self) is not without_default_init  # each mode is asked at every call
         INSIDE.yes = True
-        return super().__enter__() if self._outermost else self
+        return super().__enter__() if self._needed else self
 
     def __exit__(self, *exception: Any) -> None:
-        if self._outermost:
-            INSIDE.yes = False
+        INSIDE.yes = self._before
+        if self._needed:
             super().__exit__(*exception)
 
     def __torch_function__(
@@ -77,7 +78,7 @@ class without_numbers(without_default_init):  # noqa: N801
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in FACTORIES:
+        if func in FACTORIES and (kwargs is None or kwargs.get("device") is None):
             return func(*args, **{**(kwargs or {}), "device": META})
         if func in FILLS:
             return args[0]

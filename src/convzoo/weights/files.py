@@ -21,7 +21,7 @@ from torch import Tensor
 from .errors import WeightsCorrupted, WeightsNotFound, WeightsUnsafe
 
 SMALL = 1 << 16  # bytes
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 PICKLES = (".bin", ".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".tar")
 
 
@@ -146,10 +146,10 @@ def read_tensors(path: Path, *, mmap: bool = True) -> dict[str, Tensor]:
 def _read_small(raw: BinaryIO) -> dict[str, Tensor]:
     """The small tensors of a sound file, copied: mapping one costs ten times as much, and a deep net has hundreds."""
     header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
+    header.pop("__metadata__", None)
     data, small = raw.tell(), {}
     for key, entry in header.items():
-        dtype = getattr(torch, DTYPES.get(entry.get("dtype"), ""), None)
-        begin, end = entry.get("data_offsets", (0, 0))
+        dtype, (begin, end) = DTYPES.get(entry["dtype"]), entry["data_offsets"]
         if dtype is not None and 0 < end - begin <= SMALL:
             raw.seek(data + begin)
             small[key] = torch.frombuffer(bytearray(raw.read(end - begin)), dtype=dtype).view(entry["shape"])
