@@ -59,6 +59,11 @@ def normalise(images: Tensor) -> Tensor:
     return (images.float() / 255 - MEAN) / STD
 
 
+def shrink(images: Tensor, side: int) -> Tensor:
+    """Pictures (N, C, H, W) to (N, C, side, side), averaged."""
+    return images if images.shape[-1] == side else F.interpolate(images, (side, side), mode="area")
+
+
 def distort(images: Tensor) -> Tensor:
     """A random rotation, scaling, shear and shift of every digit; none is ever flipped."""
     count, _, height, width = images.shape
@@ -77,13 +82,13 @@ def distort(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 500) -> float:
-    """Percent of the digits that the model gets right."""
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, side: int = 28, batch: int = 100) -> float:
+    """Percent of the digits, shown ``side`` pixels large, that the model gets right."""
     model.eval()
-    hits = sum(
-        int((model(normalise(images[i : i + batch])).argmax(1) == labels[i : i + batch]).sum())
-        for i in range(0, len(images), batch)
-    )
+    hits = 0
+    for i in range(0, len(images), batch):
+        logits = model(shrink(normalise(images[i : i + batch]), side))
+        hits += int((logits.argmax(1) == labels[i : i + batch]).sum())
     return 100 * hits / len(images)
 
 
@@ -138,11 +143,18 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--augment", action="store_true", help="distort the digits")
     parser.add_argument("--plain-epochs", type=int, default=0, help="leave the last so many epochs undistorted")
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument(
+        "--sides",
+        type=lambda text: [int(side) for side in text.split(",")],
+        default=[28],
+        help="pixels a side that the digits are shrunk to in each epoch, such as 14,14,28; the last one holds on",
+    )
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--optimizer", choices=("sgd", "adamw"), help="default: by whether the net has batch norm")
     parser.add_argument("--lr", type=float, help="peak learning rate (default 0.1 for SGD, 0.005 for AdamW)")
     parser.add_argument("--weight-decay", type=float, help="on weights (default 5e-4 for SGD, 0.3 for AdamW)")
     parser.add_argument("--smoothing", type=float, default=0.1, help="of the labels; 0 suits the smallest nets")
+    parser.add_argument("--temperature", type=float, default=1.0, help="the loss divides the logits by it")
     parser.add_argument("--ema", type=float, default=0.998, help="decay of the average of the weights")
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16 where that is exact enough")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -179,11 +191,13 @@ def main() -> None:
         "tag": tag,
         "seed": args.seed,
         "epochs": args.epochs,
+        "sides": args.sides,
         "batch": args.batch,
         "optimizer": type(optimizer).__name__,
         "peak_lr": peak,
         "weight_decay": optimizer.param_groups[0]["weight_decay"],
         "label_smoothing": args.smoothing,
+        "temperature": args.temperature,
         "ema": args.ema,
         "bf16": args.bf16,
         "augment": args.augment,
@@ -207,6 +221,7 @@ def main() -> None:
 
     for epoch in range(len(log["held_out_accuracy"]), args.epochs):
         started = time.perf_counter()
+        side = args.sides[min(epoch, len(args.sides) - 1)]
         model.train()
         shuffled = kept[torch.randperm(len(kept)).to(args.device)]
         bar = tqdm(range(steps), desc=f"{args.model}.{tag} epoch {epoch + 1}/{args.epochs}", leave=False)
@@ -215,10 +230,10 @@ def main() -> None:
             inputs = normalise(images[batch])
             if args.augment and epoch < args.epochs - args.plain_epochs:
                 inputs = distort(inputs)
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            inputs = shrink(inputs, side).contiguous(memory_format=torch.channels_last)
             with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
                 logits = model(inputs)
-            loss = F.cross_entropy(logits.float(), labels[batch], label_smoothing=args.smoothing)
+            loss = F.cross_entropy(logits.float() / args.temperature, labels[batch], label_smoothing=args.smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -226,7 +241,7 @@ def main() -> None:
             average.update_parameters(model)
             if step % 20 == 0:
                 bar.set_postfix(loss=f"{loss.item():.3f}")
-        log["held_out_accuracy"].append(round(accuracy(average.module, images[held_out], labels[held_out]), 2))
+        log["held_out_accuracy"].append(round(accuracy(average.module, images[held_out], labels[held_out], side), 2))
         log["seconds"] = round(log["seconds"] + time.perf_counter() - started, 1)
         print(f"epoch {epoch + 1}: held out {log['held_out_accuracy'][-1]:.2f} %, {log['seconds']:.0f} s in all")
         state = {name: part.state_dict() for name, part in parts.items()}
