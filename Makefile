@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+BENCHMARK_VENV ?= .venv-benchmark
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test check slow docs benchmark clean
@@ -25,8 +26,8 @@ docs: $(VENV)/.installed-docs  ## the site, in site/
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-benchmark: $(VENV)/.installed  ## side by side with other libraries, where they are installed
-	$(BIN)/python benchmarks/run.py
+benchmark: $(BENCHMARK_VENV)/.installed  ## side by side with other libraries, in an environment of its own (gigabytes)
+	$(BENCHMARK_VENV)/bin/python benchmarks/run.py
 
 # torch first: a plain install of anything that needs it may bring another build
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -39,5 +40,11 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	$(PIP) -e ".[docs]"
 	touch $@
 
+# without the constraints: torchvision says which torch it takes
+$(BENCHMARK_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(BENCHMARK_VENV)
+	$(BENCHMARK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[benchmark]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist site out
+	rm -rf $(VENV) $(BENCHMARK_VENV) build dist site out

@@ -4,8 +4,7 @@ Every figure is a ratio to the same model's bare forward pass under ``no_grad``,
 process; contenders take turns, and the median over the rounds is printed, in processor time, which other programs on
 the machine disturb less than the clock on the wall. A library that cannot be imported is named and left out.
 
-The libraries belong into an environment of the benchmark's own:
-``pip install torch grad-cam==1.5.* torchcam==0.5.* captum==0.9.* opencv-python-headless scikit-learn ttach tqdm``.
+The libraries belong into an environment of the benchmark's own: ``pip install -e ".[benchmark]"``.
 
 ``python benchmarks/bench_cam.py [speed] [memory] [threads] [--models ...] [--rounds 15] [--threads 1] [--quick]``
 """

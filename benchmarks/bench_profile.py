@@ -2,7 +2,7 @@
 
 Run from the repository with the peers installed (those that are not are named and left out):
 
-    pip install -e . fvcore ptflops calflops transformers accelerate
+    pip install -e ".[benchmark]"
     python benchmarks/bench_profile.py > profile.md
 
 Each peer runs in every mode it has, on the CPU and on the meta device, always on a fresh copy of the model, because
