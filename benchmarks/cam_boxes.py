@@ -4,7 +4,7 @@ For each net: the pointing game (does the map's peak lie in the box?), the share
 them what a blob in the centre and the image's own brightness reach, which is no little where the object fills the
 picture. Only images that the net gets right count, or with ``--all`` all of them, for the true class.
 
-``python benchmarks/cam_boxes.py resnet18.tiny_imagenet ... --data FOLDER [--images 1000] [--method auto]``
+``python benchmarks/cam_boxes.py resnet18.tiny_imagenet ... --data FOLDER [--images 1000] [--method auto] [--size 128]``
 FOLDER holds ``valid-*.parquet`` with the columns image, label and bbox (x0, y0, x1, y1 in pixels of 64x64).
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import convzoo
 
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--method", default="auto")
     parser.add_argument("--layer", default=None)
+    parser.add_argument("--size", type=int, default=SIDE, help="enlarge the pictures: finer maps of nets that pool")
     parser.add_argument("--all", action="store_true", help="also images that the net gets wrong")
     args = parser.parse_args()
     pictures, labels, boxes = read(args.data, args.images)
@@ -87,9 +89,8 @@ def main() -> None:
         model = convzoo.create_model(name, pretrained=True)
         heats, right, cells = [], [], ""
         for part in batches(len(labels)):
-            result = convzoo.cam(
-                model, model.preprocess(pictures[part]), labels[part], method=args.method, layer=args.layer
-            )
+            images = F.interpolate(model.preprocess(pictures[part]), (args.size, args.size), mode="bilinear")
+            result = convzoo.cam(model, images, labels[part], method=args.method, layer=args.layer)
             heats.append(result.heatmap(SIDE)[:, 0])
             right.append(result.logits.argmax(1) == labels[part])
             cells = f"{result.maps.shape[2]}x{result.maps.shape[3]}"

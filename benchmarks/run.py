@@ -41,7 +41,8 @@ prints. All figures are ratios of medians from one run, the candidates taking tu
 of another machine are others: run it on yours. Libraries that could not be imported here are named and left out.
 
 Where torchvision could be imported it is the baseline, with the same weights. Where not, the tables say "plain" or
-"built as usual": its nets have the same graphs, so its stand-in is this library's plain model, run operator by operator.
+"built as usual": its nets have the same graphs, so its stand-in is this library's plain model, run operator by
+operator.
 """
 
 

@@ -72,6 +72,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--device", help="default: cuda where there is one, else cpu")
     add("--compile", action="store_true", help="torch.compile the net")
     add("--float32", action="store_true", help="no bfloat16 on a GPU")
+    add("--bfloat16", action="store_true", help="on a CPU too: faster where it has instructions for it")
     add("--evaluations", type=int, default=20, help="how often the log gets a record")
     add("--checkpoint-seconds", type=float, default=120.0)
     add("--timed-steps", type=int, default=30, help="steps that --minutes times")

@@ -84,6 +84,15 @@ train_mnist.main()
         assert torch.equal(value, again.state_dict()[key]), key
 
 
+def test_train_mnist_on_shrunk_digits_and_cooled_logits(digits, tmp_path):
+    options = ["--model", "fcn_gap", "--data", digits, "--batch", 40, "--held-out", 40, "--no-test", "--out", tmp_path]
+    run(EXAMPLES / "train_mnist.py", *options, "--epochs", 3, "--sides", "7,14", "--temperature", 2, cwd=tmp_path)
+    log = json.loads((tmp_path / "log.json").read_text())
+    assert (log["sides"], log["temperature"]) == ([7, 14], 2.0)
+    assert len(log["held_out_accuracy"]) == 3
+    assert "test_accuracy" not in log
+
+
 def test_evaluate(digits, tmp_path):
     out = run(EXAMPLES / "evaluate.py", "--weights", "lenet5.mnist", "--data", digits, cwd=tmp_path)
     accuracy = float(out.split(": ")[1].split(" %")[0])

@@ -174,7 +174,7 @@ class Trainer:
                 f"pass a multiple of {2 * process.world} of at most {len(split.labels)}"
             )
         self.split = split.to(device)
-        self.bf16 = device.type == "cuda" and not args.float32
+        self.bf16 = args.bfloat16 or (device.type == "cuda" and not args.float32)
         self.options = model_options(args.arch, dict(args.option))
         torch.manual_seed(args.seed)
         self.model = self.make_model().to(device, memory_format=torch.channels_last)
