@@ -217,7 +217,7 @@ def main() -> None:
         for name, part in parts.items():
             part.load_state_dict(saved[name])
         torch.set_rng_state(saved["random"].cpu())
-        log = json.loads(saved["log"])
+        log = json.loads(saved["log"]) | {"command": log["command"]}
 
     for epoch in range(len(log["held_out_accuracy"]), args.epochs):
         started = time.perf_counter()
