@@ -17,6 +17,7 @@ import importlib
 import importlib.util
 import io
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -220,44 +221,49 @@ def measure_memory(peers: dict[str, Any], quick: bool) -> None:
             print(f"  {contender:32} {most / 2**20:8.1f} MiB  {most / reference:6.3f}", flush=True)
 
 
-def measure_threads(peers: dict[str, Any]) -> None:
-    """Wrong or failed of 80 calls, 40 from each of two threads on one model."""
-    print("\nresnet18, 96 pixels: wrong or failed of 80 calls from two threads on one model")
+def measure_threads(peers: dict[str, Any], only: str | None) -> None:
+    """Wrong or failed of 80 calls, 40 from each of two threads on one model; each contender in a process of its own,
+    since a race can end in a crash."""
     torch.manual_seed(0)
     model = convzoo.create_model("resnet18").eval()
     batches = [torch.rand(1, 3, 96, 96) for _ in range(8)]
-    names = working(contenders(peers, model, batches[0], "layer4", [3], True))
-    for contender in names:
-        if "all classes" in contender:
-            continue
-        calls = [contenders(peers, model, x, "layer4", [3], True)[contender] for x in batches]
+    if only is None:
+        print("\nresnet18, 96 pixels: wrong or failed of 80 calls from two threads on one model")
+        for contender in working(contenders(peers, model, batches[0], "layer4", [3], True)):
+            if "all classes" not in contender:
+                command = [sys.executable, __file__, "threads", "--only", contender]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                answer = f"crashed (exit status {done.returncode})" if done.returncode else done.stdout.splitlines()[-1]
+                print(f"  {contender:32} {answer}", flush=True)
+        return
+    calls = [contenders(peers, model, x, "layer4", [3], True)[only] for x in batches]
 
-        def answer(index: int, calls: list[Call] = calls) -> torch.Tensor:
-            found: Any = calls[index]()
-            return torch.as_tensor(found[0] if isinstance(found, list) else found).detach().clone()
+    def answer(index: int) -> torch.Tensor:
+        found: Any = calls[index]()
+        return torch.as_tensor(found[0] if isinstance(found, list) else found).detach().clone()
 
-        with quiet():
-            wanted = [answer(index) for index in range(8)]
-        wrong: list[str] = []
+    with quiet():
+        wanted = [answer(index) for index in range(8)]
+    wrong: list[str] = []
 
-        def work(order: Any, answer: Any = answer, wanted: Any = wanted, wrong: list[str] = wrong) -> None:
-            for index in order:
-                try:
-                    got = answer(index)
-                    if got.shape != wanted[index].shape or not torch.allclose(got, wanted[index], atol=1e-4):
-                        wrong.append("wrong")
-                except Exception as error:  # counted, whatever it is
-                    wrong.append(type(error).__name__)
+    def work(order: list[int]) -> None:
+        for index in order:
+            try:
+                got = answer(index)
+                if got.shape != wanted[index].shape or not torch.allclose(got, wanted[index], atol=1e-4):
+                    wrong.append("wrong")
+            except Exception as error:  # counted, whatever it is
+                wrong.append(type(error).__name__)
 
-        orders = [[(step * stride) % 8 for step in range(40)] for stride in (1, 3)]
-        threads = [threading.Thread(target=work, args=(order,)) for order in orders]
-        with quiet():
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        kinds = {kind: wrong.count(kind) for kind in dict.fromkeys(wrong)}
-        print(f"  {contender:32} {len(wrong):3} {kinds or ''}", flush=True)
+    orders = [[(step * stride) % 8 for step in range(40)] for stride in (1, 3)]
+    threads = [threading.Thread(target=work, args=(order,)) for order in orders]
+    with quiet():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    kinds = {kind: wrong.count(kind) for kind in dict.fromkeys(wrong)}
+    print(f"{len(wrong):3} {kinds or ''}")
 
 
 def main() -> None:
@@ -269,13 +275,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1, help="of the processor, for each pass")
     parser.add_argument("--quick", action="store_true", help="two images instead of sixteen")
+    parser.add_argument("--only", help="threads of this contender alone, in this process")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     peers = import_peers()
     print(f"torch {torch.__version__}, {args.threads} thread(s), convzoo {convzoo.__version__}, {', '.join(peers)}")
     parts = args.parts or ["threads", "memory", "speed"]
     if "threads" in parts:
-        measure_threads(peers)
+        measure_threads(peers, args.only)
     if "memory" in parts:
         measure_memory(peers, args.quick)
     if "speed" in parts:
