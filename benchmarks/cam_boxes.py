@@ -1,8 +1,9 @@
 """Do the maps point at the object? Tiny-ImageNet's validation images have boxes.
 
 For each net: the pointing game (does the map's peak lie in the box?), the share of the heat inside the box, and beside
-them what a blob in the centre and the image's own brightness reach, which is no little where the object fills the
-picture. Only images that the net gets right count, or with ``--all`` all of them, for the true class.
+them what a blob in the centre and the image's own brightness reach on the same images, which is no little where the
+object fills the picture; the whole picture's share is the box's. Only images that the net gets right count, or with
+``--all`` all of them, for the true class.
 
 ``python benchmarks/cam_boxes.py resnet18.tiny_imagenet ... --data FOLDER [--images 1000] [--method auto] [--size 128]``
 FOLDER holds ``valid-*.parquet`` with the columns image, label and bbox (x0, y0, x1, y1 in pixels of 64x64).
@@ -58,6 +59,14 @@ def score(heat: Tensor, inside: Tensor) -> tuple[float, float]:
     return 100 * float(hits.mean()), 100 * float(share.mean())
 
 
+def load(name: str) -> convzoo.Classifier:
+    """The net ``arch.tag``, or that of a folder of this name, which training packs."""
+    folder = Path(name)
+    if folder.is_dir():
+        return convzoo.create_model(folder.name.partition(".")[0], pretrained=folder)
+    return convzoo.create_model(name, pretrained=True)
+
+
 def batches(count: int, size: int = 100) -> Iterator[slice]:
     for start in range(0, count, size):
         yield slice(start, start + size)
@@ -65,7 +74,7 @@ def batches(count: int, size: int = 100) -> Iterator[slice]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", nargs="+", help="names such as resnet18.tiny_imagenet")
+    parser.add_argument("weights", nargs="+", help="names such as resnet18.tiny_imagenet, or folders of weights")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/tiny-imagenet"))
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--method", default="auto")
@@ -78,15 +87,16 @@ def main() -> None:
     rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     centre = torch.exp(-((rows - 31.5) ** 2 + (columns - 31.5) ** 2) / (2 * 16.0**2)).expand(len(labels), -1, -1)
     grey = torch.stack([torch.from_numpy(np.array(picture.convert("L"))).float() / 255 for picture in pictures])
-    contrast = (grey - grey.mean((1, 2), keepdim=True)).abs()
+    baselines = {
+        "a blob in the centre": centre,
+        "brightness": grey,
+        "contrast": (grey - grey.mean((1, 2), keepdim=True)).abs(),
+        "the whole picture": torch.ones_like(grey),
+    }
     print("| net | method | map | images | pointing % | heat in the box % |")
     print("| --- | --- | --- | ---: | ---: | ---: |")
-    for name, heat in (("a blob in the centre", centre), ("brightness", grey), ("contrast", contrast)):
-        point, share = score(heat, inside)
-        print(f"| {name} | | | {len(labels)} | {point:.1f} | {share:.1f} |")
-    print(f"| the box's share of the picture | | | {len(labels)} | | {100 * float(inside.mean()):.1f} |")
     for name in args.weights:
-        model = convzoo.create_model(name, pretrained=True)
+        model = load(name)
         heats, right, cells = [], [], ""
         for part in batches(len(labels)):
             images = F.interpolate(model.preprocess(pictures[part]), (args.size, args.size), mode="bilinear")
@@ -98,8 +108,10 @@ def main() -> None:
         if not chosen.any():
             print(f"| {name} | {result.method} | {cells} | 0 | | |")
             continue
-        point, share = score(torch.cat(heats)[chosen], inside[chosen])
-        print(f"| {name} | {result.method} | {cells} | {int(chosen.sum())} | {point:.1f} | {share:.1f} |", flush=True)
+        for title, heat in {f"{name} | {result.method} | {cells}": torch.cat(heats), **baselines}.items():
+            point, share = score(heat[chosen], inside[chosen])
+            title = title if "|" in title else f"{title} | |"
+            print(f"| {title} | {int(chosen.sum())} | {point:.1f} | {share:.1f} |", flush=True)
 
 
 if __name__ == "__main__":
