@@ -179,7 +179,7 @@ def test_a_transformer_finds_the_digits_of_a_pair():
     pictures = canvases(pool, classes, generator)
     with torch.no_grad():
         found = net(pictures).topk(2).indices.sort().values
-    assert (found == classes.sort().values).float().mean() >= 0.8  # there is something to see
+    assert (found == classes.sort().values).float().mean() >= 0.9  # there is something to see
     attention = cam(net, pictures, classes)
     assert attention.method == "attention"
     assert own_share(attention.heatmap()) >= 0.7
@@ -216,7 +216,7 @@ class TestMnistPairs:
         ("name", "least"),
         [
             ("fcn_gap.mnist", 0.55),  # each of its cells sees 7x7 pixels: strokes, which many digits share
-            ("mnist_resnet.mnist", 0.75),  # 0.79; the peak is on the own digit for 0.99 of them
+            ("mnist_resnet.mnist", 0.9),
         ],
     )
     def test_own_digit_gets_the_heat(self, name, least, mnist_pairs):
