@@ -64,12 +64,12 @@ def shrink(images: Tensor, side: int) -> Tensor:
     return images if images.shape[-1] == side else F.interpolate(images, (side, side), mode="area")
 
 
-def distort(images: Tensor) -> Tensor:
-    """A random rotation, scaling, shear and shift of every digit; none is ever flipped."""
+def distort(images: Tensor, strength: float = 1.0) -> Tensor:
+    """A random rotation, scaling, shear and shift of every digit, ``strength`` of the whole; none is ever flipped."""
     count, _, height, width = images.shape
 
     def draw(limit: float) -> Tensor:
-        return torch.empty(count, device=images.device).uniform_(-limit, limit)
+        return torch.empty(count, device=images.device).uniform_(-limit * strength, limit * strength)
 
     angle, shear = draw(math.radians(12)), draw(0.15)
     scale = 1 / (1 + draw(0.12))
@@ -141,6 +141,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="ylecun/mnist", help="a folder of parquet files, or a data set of the Hub")
     parser.add_argument("--init", help="start from these weights: a folder that an earlier run left, or a tag")
     parser.add_argument("--augment", action="store_true", help="distort the digits")
+    parser.add_argument("--strength", type=float, default=1.0, help="of the distortions, such as 0.5 for half of each")
     parser.add_argument("--plain-epochs", type=int, default=0, help="leave the last so many epochs undistorted")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument(
@@ -201,6 +202,7 @@ def main() -> None:
         "ema": args.ema,
         "bf16": args.bf16,
         "augment": args.augment,
+        "strength": args.strength,
         "plain_epochs": args.plain_epochs,
         "trained_on": len(kept),
         "held_out": len(held_out),
@@ -229,7 +231,7 @@ def main() -> None:
             batch = shuffled[step * args.batch : (step + 1) * args.batch]
             inputs = normalise(images[batch])
             if args.augment and epoch < args.epochs - args.plain_epochs:
-                inputs = distort(inputs)
+                inputs = distort(inputs, args.strength)
             inputs = shrink(inputs, side).contiguous(memory_format=torch.channels_last)
             with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
                 logits = model(inputs)

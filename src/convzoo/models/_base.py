@@ -12,6 +12,8 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
+from ._init import drawing_together
+
 if TYPE_CHECKING:
     from ..weights import WeightInfo
 
@@ -198,7 +200,8 @@ class Classifier(nn.Module):
     def reset_parameters(self) -> None:
         """Draw every parameter anew, each once, from the default generator; nothing to draw on the meta device."""
         if not next(self.parameters()).is_meta:
-            self.apply(self.init_weights)
+            with drawing_together():
+                self.apply(self.init_weights)
 
     def make_classifier(self, num_classes: int) -> nn.Module:
         """The last layer for ``num_classes`` classes; for 0 one that lets the features through."""

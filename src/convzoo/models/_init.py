@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -85,6 +86,54 @@ class without_numbers(without_default_init):  # noqa: N801
         return super().__torch_function__(func, types, args, kwargs)
 
 
+LARGE = 2**16  # numbers; fewer are drawn before a thread has begun
+
+
+def draw(weight: Tensor, function: Callable[..., Tensor], *between: float) -> None:
+    """``function(weight, *between)``, a draw from the default generator; a large one by :class:`drawing_together`."""
+    put_off = getattr(INSIDE, "put_off", None)
+    if put_off is None or weight.numel() < LARGE or weight.device.type != "cpu" or type(weight.detach()) is not Tensor:
+        function(weight, *between)
+    else:
+        put_off.append((weight, function, between, int(torch.empty((), dtype=torch.int64, device="cpu").random_())))
+
+
+class drawing_together:  # noqa: N801
+    """Within it, :func:`normal_` and :func:`uniform_` put the large weights of the CPU off; at its end they are drawn
+    side by side, on as many threads as the framework uses.
+
+    Each has a generator of its own, whose seed comes from the default one where the weights would have been drawn: the
+    same seed gives the same numbers on any number of threads.
+
+    Example:
+        >>> with drawing_together():
+        ...     layer = he_normal_(nn.Linear(400, 400))
+    """
+
+    def __enter__(self) -> None:
+        INSIDE.put_off = []
+
+    def __exit__(self, *exception: Any) -> None:
+        put_off: list[tuple[Tensor, Callable[..., Tensor], tuple[float, ...], int]] = INSIDE.put_off
+        INSIDE.put_off = None
+        if exception[0] is not None:
+            return
+        inference = torch.is_inference_mode_enabled()
+
+        def catch_up(weight: Tensor, function: Callable[..., Tensor], between: tuple[float, ...], seed: int) -> None:
+            with torch.inference_mode(inference), torch.no_grad():  # both hold for one thread
+                function(weight, *between, generator=torch.Generator().manual_seed(seed))
+
+        put_off.sort(key=lambda job: -job[0].numel())  # the largest first, so that the threads end together
+        threads = min(torch.get_num_threads(), len(put_off))
+        if threads > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(catch_up, *zip(*put_off, strict=True)))
+        else:
+            for job in put_off:
+                catch_up(*job)
+
+
 def fans(weight: Tensor) -> tuple[int, int]:
     """Inputs per output unit and outputs per input unit of a linear or convolution weight (out, in, ...)."""
     receptive = math.prod(weight.shape[2:])
@@ -94,7 +143,7 @@ def fans(weight: Tensor) -> tuple[int, int]:
 @torch.no_grad()
 def normal_(layer: Layer, std: float) -> Layer:
     """Weights from N(0, std^2), biases zero."""
-    layer.weight.normal_(0.0, std)
+    draw(layer.weight, Tensor.normal_, 0.0, std)
     if layer.bias is not None:
         layer.bias.zero_()
     return layer
@@ -111,7 +160,7 @@ def he_normal_(layer: Layer, *, fan_out: bool = False) -> Layer:
 @torch.no_grad()
 def uniform_(layer: Layer, bound: float, *, bias: bool = True) -> Layer:
     """Weights from U(-bound, bound); biases too, or zero."""
-    layer.weight.uniform_(-bound, bound)
+    draw(layer.weight, Tensor.uniform_, -bound, bound)
     if layer.bias is not None:
         if bias:
             layer.bias.uniform_(-bound, bound)
