@@ -37,8 +37,9 @@ PARTS = {
 INTRODUCTION = """# Benchmarks
 
 Written by `make benchmark` (`python benchmarks/run.py`), which runs every script in `benchmarks/` and puts down what it
-prints. All figures are ratios of medians from one run, the candidates taking turns; in brackets the quartiles. Figures
-of another machine are others: run it on yours. Libraries that could not be imported here are named and left out.
+prints. All figures are ratios from one run, the candidates taking turns: of medians, or, of whole processes, the median
+of the rounds' ratios; in brackets the quartiles. Figures of another machine are others: run it on yours. Libraries that
+could not be imported here are named and left out.
 
 Where torchvision could be imported it is the baseline, with the same weights. Where not, the tables say "plain" or
 "built as usual": its nets have the same graphs, so its stand-in is this library's plain model, run operator by
@@ -97,7 +98,7 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown benchmark {min(unknown)!r}; they are {', '.join(PARTS)}")
     today = datetime.datetime.now(datetime.timezone.utc).date()
-    heading = f"{machine()}; {today}."
+    heading = f"{machine()}."
     parts = [INTRODUCTION, heading]
     before = sections(args.output, heading)
     for name, (title, arguments) in PARTS.items():
@@ -108,7 +109,7 @@ def main() -> None:
         if args.rounds and name != "cam":
             arguments = ("--rounds", args.rounds)
         start = time.perf_counter()
-        parts.append(f"## {title}\n\n{run(name, arguments, args.limit)}")
+        parts.append(f"## {title}\n\nRun on {today}.\n\n{run(name, arguments, args.limit)}")
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     write(args.output, "\n\n".join(parts) + "\n")
     print(f"{args.output} written")
