@@ -152,6 +152,7 @@ def compare(calls: dict[str, Call], bare: Call, rounds: int) -> dict[str, tuple[
     for _ in range(rounds):
         for name, call in calls.items():
             with quiet():
+                bare()  # so that the caches and the allocator do not remember the contender before
                 reference = seconds(bare)
                 ratios[name].append(seconds(call) / reference)
     found = {}
