@@ -86,7 +86,7 @@ class without_numbers(without_default_init):  # noqa: N801
         return super().__torch_function__(func, types, args, kwargs)
 
 
-LARGE = 2**16  # numbers; fewer are drawn before a thread has begun
+LARGE = 2**17  # numbers; fewer are drawn before a thread has begun
 
 
 def draw(weight: Tensor, function: Callable[..., Tensor], *between: float) -> None:
