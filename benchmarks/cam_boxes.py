@@ -72,6 +72,39 @@ def batches(count: int, size: int = 100) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
+def ask(
+    model: convzoo.Classifier,
+    pictures: list[Any],
+    labels: Tensor,
+    *,
+    method: str = "auto",
+    layer: str | None = None,
+    size: int = SIDE,
+) -> tuple[str, Tensor, Tensor]:
+    """The method and the cells of a map, the heat (N, 64, 64) of the true classes, and whether the net names them."""
+    heats, right = [], []
+    for part in batches(len(labels)):
+        images = F.interpolate(model.preprocess(pictures[part]), (size, size), mode="bilinear")
+        result = convzoo.cam(model, images, labels[part], method=method, layer=layer)
+        heats.append(result.heatmap(SIDE)[:, 0])
+        right.append(result.logits.argmax(1) == labels[part])
+    cells = f"{result.maps.shape[2]}x{result.maps.shape[3]}"
+    return f"{result.method} | {cells}", torch.cat(heats), torch.cat(right)
+
+
+def baselines(pictures: list[Any]) -> dict[str, Tensor]:
+    """Heat (N, 64, 64) that knows nothing of the class."""
+    rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    centre = torch.exp(-((rows - 31.5) ** 2 + (columns - 31.5) ** 2) / (2 * 16.0**2))
+    grey = torch.stack([torch.from_numpy(np.array(picture.convert("L"))).float() / 255 for picture in pictures])
+    return {
+        "a blob in the centre": centre.expand(len(pictures), -1, -1),
+        "brightness": grey,
+        "contrast": (grey - grey.mean((1, 2), keepdim=True)).abs(),
+        "the whole picture": torch.ones_like(grey),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="+", help="names such as resnet18.tiny_imagenet, or folders of weights")
@@ -84,33 +117,17 @@ def main() -> None:
     args = parser.parse_args()
     pictures, labels, boxes = read(args.data, args.images)
     inside = masks(boxes)
-    rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
-    centre = torch.exp(-((rows - 31.5) ** 2 + (columns - 31.5) ** 2) / (2 * 16.0**2)).expand(len(labels), -1, -1)
-    grey = torch.stack([torch.from_numpy(np.array(picture.convert("L"))).float() / 255 for picture in pictures])
-    baselines = {
-        "a blob in the centre": centre,
-        "brightness": grey,
-        "contrast": (grey - grey.mean((1, 2), keepdim=True)).abs(),
-        "the whole picture": torch.ones_like(grey),
-    }
     print("| net | method | map | images | pointing % | heat in the box % |")
     print("| --- | --- | --- | ---: | ---: | ---: |")
     for name in args.weights:
-        model = load(name)
-        heats, right, cells = [], [], ""
-        for part in batches(len(labels)):
-            images = F.interpolate(model.preprocess(pictures[part]), (args.size, args.size), mode="bilinear")
-            result = convzoo.cam(model, images, labels[part], method=args.method, layer=args.layer)
-            heats.append(result.heatmap(SIDE)[:, 0])
-            right.append(result.logits.argmax(1) == labels[part])
-            cells = f"{result.maps.shape[2]}x{result.maps.shape[3]}"
-        chosen = torch.cat(right) | args.all
+        about, heat, right = ask(load(name), pictures, labels, method=args.method, layer=args.layer, size=args.size)
+        chosen = right | args.all
         if not chosen.any():
-            print(f"| {name} | {result.method} | {cells} | 0 | | |")
+            print(f"| {name} | {about} | 0 | | |")
             continue
-        for title, heat in {f"{name} | {result.method} | {cells}": torch.cat(heats), **baselines}.items():
-            point, share = score(heat[chosen], inside[chosen])
-            title = title if "|" in title else f"{title} | |"
+        others = {f"{title} | |": other for title, other in baselines(pictures).items()}
+        for title, shown in {f"{name} | {about}": heat, **others}.items():
+            point, share = score(shown[chosen], inside[chosen])
             print(f"| {title} | {int(chosen.sum())} | {point:.1f} | {share:.1f} |", flush=True)
 
 

@@ -81,6 +81,22 @@ def distort(images: Tensor, strength: float = 1.0) -> Tensor:
     return F.grid_sample(images - background, grid, align_corners=False) + background
 
 
+def random_part(maps: Tensor, least: int = 2, most: int = 8) -> Tensor:
+    """A rectangle of the maps (N, C, H, W), the same of every picture, ``least`` to ``most`` cells a side (of small
+    maps less) and away from the edge, an eighth of the side, where digits leave room."""
+    sides = maps.shape[2:]
+    edges = [side // 8 for side in sides]
+    spans = [
+        int(torch.randint(min(least, side), min(most, side - 2 * edge) + 1, ()))
+        for side, edge in zip(sides, edges, strict=True)
+    ]
+    top, left = (
+        int(torch.randint(edge, side - edge - span + 1, ()))
+        for side, edge, span in zip(sides, edges, spans, strict=True)
+    )
+    return maps[:, :, top : top + spans[0], left : left + spans[1]]
+
+
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor, side: int = 28, batch: int = 100) -> float:
     """Percent of the digits, shown ``side`` pixels large, that the model gets right."""
@@ -156,6 +172,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--weight-decay", type=float, help="on weights (default 5e-4 for SGD, 0.3 for AdamW)")
     parser.add_argument("--smoothing", type=float, default=0.1, help="of the labels; 0 suits the smallest nets")
     parser.add_argument("--temperature", type=float, default=1.0, help="the loss divides the logits by it")
+    parser.add_argument(
+        "--parts",
+        type=int,
+        default=0,
+        help="name the digit from so many random parts of the last maps too, with half of the loss: for nets that pool"
+        " them, whose class activation maps then keep to their own digit",
+    )
     parser.add_argument("--ema", type=float, default=0.998, help="decay of the average of the weights")
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16 where that is exact enough")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -174,6 +197,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model = convzoo.create_model(args.model, 10, 1, img_size=28, pretrained=args.init or False).to(args.device)
     model = model.to(memory_format=torch.channels_last)
+    if args.parts and "cam" not in convzoo.cam_layers(model):
+        sys.exit(f"--parts is for nets that end in global average pooling, such as fcn_gap; {args.model} does not")
 
     images, labels = (part.to(args.device) for part in read_split(args.data, "train"))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(2026)).to(args.device)
@@ -199,6 +224,7 @@ def main() -> None:
         "weight_decay": optimizer.param_groups[0]["weight_decay"],
         "label_smoothing": args.smoothing,
         "temperature": args.temperature,
+        "parts": args.parts,
         "ema": args.ema,
         "bf16": args.bf16,
         "augment": args.augment,
@@ -234,8 +260,13 @@ def main() -> None:
                 inputs = distort(inputs, args.strength)
             inputs = shrink(inputs, side).contiguous(memory_format=torch.channels_last)
             with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
-                logits = model(inputs)
-            loss = F.cross_entropy(logits.float() / args.temperature, labels[batch], label_smoothing=args.smoothing)
+                maps = model.forward_features(inputs)
+                crops = [random_part(maps) for _ in range(args.parts)]
+                heads = [model.forward_head(part).float() / args.temperature for part in [maps, *crops]]
+            losses = torch.stack(
+                [F.cross_entropy(logits, labels[batch], label_smoothing=args.smoothing) for logits in heads]
+            )
+            loss = (losses[0] + losses[1:].mean()) / 2 if crops else losses[0]
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -93,6 +93,32 @@ def test_train_mnist_on_shrunk_digits_and_cooled_logits(digits, tmp_path):
     assert "test_accuracy" not in log
 
 
+def test_train_mnist_on_parts_of_the_maps(digits, tmp_path):
+    options = ["--data", digits, "--batch", 40, "--held-out", 40, "--no-test", "--epochs", 1, "--parts", 2]
+    run(EXAMPLES / "train_mnist.py", "--model", "fcn_gap", *options, "--out", tmp_path / "run", cwd=tmp_path)
+    assert json.loads((tmp_path / "run" / "log.json").read_text())["parts"] == 2
+    with pytest.raises(AssertionError, match=r"--parts is for nets that end in global.*lenet5 does not"):
+        run(EXAMPLES / "train_mnist.py", "--model", "lenet5", *options, cwd=tmp_path)
+
+
+def test_random_parts_lie_inside_the_maps():
+    import train_mnist
+
+    maps = torch.arange(28 * 22).view(1, 1, 28, 22)
+    seen = torch.zeros(28, 22, dtype=torch.long)
+    torch.manual_seed(0)
+    for _ in range(4000):
+        part = train_mnist.random_part(maps)
+        rows, columns = part[0, 0] // 22, part[0, 0] % 22
+        assert 2 <= part.shape[2] <= 8
+        assert 2 <= part.shape[3] <= 8
+        assert 3 <= rows.min() <= rows.max() <= 24
+        assert 2 <= columns.min() <= columns.max() <= 19
+        seen[rows, columns] += 1
+    assert (seen[3:25, 2:20] > 0).all()
+    assert train_mnist.random_part(maps[:, :, :1, :3]).shape[2:] in {(1, 2), (1, 3)}
+
+
 def test_evaluate(digits, tmp_path):
     out = run(EXAMPLES / "evaluate.py", "--weights", "lenet5.mnist", "--data", digits, cwd=tmp_path)
     accuracy = float(out.split(": ")[1].split(" %")[0])

@@ -1,0 +1,137 @@
+"""Maps on boxes: the pointing game of ``benchmarks/cam_boxes.py``, on planted objects and on Tiny-ImageNet's."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from tinykit import ROOT, augment, data
+from torch.nn import functional
+
+import convzoo
+
+REAL = Path(os.environ.get("CONVZOO_DATA", ROOT.parent / "shared" / "data")) / "tiny-imagenet"
+CLASSES = tuple(range(0, 200, 20))  # ten, far apart in the data set's own order
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("cam_boxes", ROOT / "benchmarks" / "cam_boxes.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_heat_is_scored_by_its_peak_and_by_its_share(benchmark):
+    boxes = torch.tensor([[0, 0, 31, 63], [8, 16, 15, 23], [60, 61, 63, 63]])
+    inside = benchmark.masks(boxes)
+    assert inside.sum((1, 2)).tolist() == [32 * 64, 8 * 8, 4 * 3]
+    assert inside[2, 61:, 60:].all()  # x goes along the columns
+    assert benchmark.score(inside, inside) == (100.0, 100.0)
+    assert benchmark.score(1 - inside, inside) == (0.0, 0.0)
+    heat = torch.zeros(3, 64, 64)
+    heat[:, 20, 10] = 3.0  # in the first two boxes
+    heat[:, 40, 50] = 1.0  # in none
+    assert benchmark.score(heat, inside) == (pytest.approx(200 / 3), pytest.approx(50.0))
+
+
+def brightness_net(folder: Path) -> Path:
+    """Weights, made by hand, of a net whose map of class 1 is the picture's brightness, of class 0 its negative."""
+    net = convzoo.create_model("fcn_gap", 2, 3, head="gap_then_conv")
+    with torch.no_grad():
+        for conv in (net.conv1, net.conv2, net.conv3, net.fc):
+            conv.weight.zero_()
+            conv.bias.zero_()
+        net.conv1.weight[0, :, 1, 1] = 1 / 3
+        net.conv2.weight[0, 0, 1, 1] = net.conv3.weight[0, 0, 1, 1] = 1.0
+        net.fc.weight[0, 0], net.fc.weight[1, 0] = -1.0, 1.0
+    convzoo.save_pretrained(net, folder, tag="planted", classes=["dark", "bright"], mean=(0,) * 3, std=(1,) * 3)
+    return folder
+
+
+def test_the_table_on_planted_objects(benchmark, tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(12):
+        top, left = rng.integers(4, 40, 2)
+        pixels = np.full((64, 64, 3), 20, np.uint8)
+        pixels[top : top + 16, left : left + 12] = 240
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(pixels).save(path)
+        box = [int(edge) for edge in (left, top, left + 11, top + 15)]
+        rows.append({"image": {"bytes": path.read_bytes(), "path": None}, "label": 1, "bbox": box})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "valid-00000-of-00001.parquet")
+    net = brightness_net(tmp_path / "fcn_gap.planted")
+    monkeypatch.setattr(sys, "argv", ["cam_boxes.py", str(net), "--data", str(tmp_path), "--images", "12"])
+    benchmark.main()
+    table = {}
+    for line in capsys.readouterr().out.splitlines()[2:]:
+        title, method, cells, count, pointing, share = (cell.strip() for cell in line.strip("|").split("|"))
+        table[title] = (method, cells, int(count)), float(pointing), float(share)
+    about, pointing, share = table[str(net)]
+    assert about == ("cam", "58x58", 12)  # it gets all of them right
+    assert pointing == table["brightness"][1] == 100.0
+    whole = 100 * 12 * 16 / 64**2
+    assert table["the whole picture"][2] == pytest.approx(whole, abs=0.05)
+    assert 5 * whole < share < table["brightness"][2]  # unpadded: its 58 cells, spread over 64 pixels, are a bit wide
+    assert table["a blob in the centre"][1] < 100.0
+
+
+def test_no_data_is_said(benchmark, tmp_path):
+    with pytest.raises(SystemExit, match=r"no valid-\*\.parquet in .*--data"):
+        benchmark.read(tmp_path, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"needs Tiny-ImageNet in {REAL} (or CONVZOO_DATA, the folder above it)")
+def test_a_net_of_ten_classes_finds_their_objects(benchmark, tmp_path):
+    """Residual blocks, one a stage, with maps of 8x8 cells, trained for a few minutes on ten classes' 5,000 images."""
+    split = data.load_split(str(REAL), "train")
+    new = {label: index for index, label in enumerate(CLASSES)}
+    chosen = torch.isin(split.labels, torch.tensor(CLASSES))
+    images = split.images[chosen]
+    labels = torch.tensor([new[label] for label in split.labels[chosen].tolist()])
+    assert len(labels) == 5000
+    torch.manual_seed(0)
+    net = convzoo.create_model("resnet18", 10, stem="small", depths=(1, 1, 1, 1))
+    epochs, batch = 6, 50
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, epochs * len(labels) // batch, cycle_momentum=False)
+    for _ in range(epochs):
+        for part in torch.randperm(len(labels)).split(batch):
+            x = augment.normalise(images[part])
+            x = x.flip(3) if torch.rand(()) < 0.5 else x
+            loss = functional.cross_entropy(net(x), labels[part])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    folder = tmp_path / "resnet18.ten"
+    names = [str(label) for label in CLASSES]
+    convzoo.save_pretrained(net, folder, tag="ten", classes=names, mean=augment.MEAN, std=augment.STD)
+
+    pictures, truth, boxes = benchmark.read(REAL, 10_000)
+    of_ten = [index for index, label in enumerate(truth.tolist()) if label in new]
+    pictures, boxes = [pictures[index] for index in of_ten], boxes[of_ten]
+    truth = torch.tensor([new[int(truth[index])] for index in of_ten])
+    about, heat, right = benchmark.ask(benchmark.load(str(folder)), pictures, truth)
+    assert about == "cam | 8x8"
+    assert right.float().mean() >= 0.5  # there is something to see
+    inside = benchmark.masks(boxes)
+    found = {"the net": heat} | benchmark.baselines(pictures)
+    found = {title: benchmark.score(shown[right], inside[right]) for title, shown in found.items()}
+    print(f"{len(right)} images, {100 * float(right.float().mean()):.1f} % right:", found)
+    for index in range(2):  # the pointing game, the share of the heat
+        assert found["the net"][index] > found["brightness"][index]
+        assert found["the net"][index] > found["contrast"][index]
+        assert found["the net"][index] > found["the whole picture"][index]
