@@ -87,7 +87,7 @@ class Probe:
             with torch.no_grad():  # the hook turns gradients on; they go back to what they were when this block ends
                 logits = body(images)
         else:
-            if not isinstance(body, Classifier):  # find_layer's and choose's callers see to that
+            if not isinstance(body, Classifier):  # cam() asks for a layer of any other model
                 raise TypeError(f"{type(body).__name__} is no convzoo model; name the layer")
             with torch.no_grad():
                 features = body.forward_features(images)
