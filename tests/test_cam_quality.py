@@ -238,7 +238,7 @@ class TestMnistPairs:
         ("name", "least"),
         [
             ("fcn_gap.mnist", 0.55),  # each of its cells sees 7x7 pixels: strokes, which many digits share
-            ("mnist_resnet.mnist", 0.9),  # missed, by 0.11: see docs/cam.md
+            ("mnist_resnet.mnist", 0.9),
         ],
     )
     def test_own_digit_gets_the_heat(self, name, least):
