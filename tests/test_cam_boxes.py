@@ -135,16 +135,20 @@ def test_a_net_of_ten_classes_finds_their_objects(benchmark, tmp_path):
     of_ten = [index for index, label in enumerate(truth.tolist()) if label in CLASSES]
     pictures, boxes = [pictures[index] for index in of_ten], boxes[of_ten]
     truth = torch.tensor([CLASSES.index(int(truth[index])) for index in of_ten])
-    about, heat, right = benchmark.ask(benchmark.load(str(folder)), pictures, truth, size=128)
+    trained = benchmark.load(str(folder))
+    about, heat, right = benchmark.ask(trained, pictures, truth, size=128)
     assert about == "cam | 4x4"
+    about, finer, _ = benchmark.ask(trained, pictures, truth, size=128, method="grad_cam", layer="layer3")
+    assert about == "grad_cam | 8x8"
     assert right.float().mean() >= 0.5  # there is something to see
     inside = benchmark.masks(boxes)
-    found = {"the net": heat} | benchmark.baselines(pictures)
+    found = {"cam": heat, "grad_cam of layer3": finer} | benchmark.baselines(pictures)
     found = {title: benchmark.score(shown[right], inside[right]) for title, shown in found.items()}
     print(f"{len(right)} images, {100 * float(right.float().mean()):.1f} % right")
     for title, (pointing, share) in found.items():
         print(f"{title}: pointing {pointing:.1f} %, heat in the box {share:.1f} %")
-    for index in range(2):  # the pointing game, the share of the heat
-        assert found["the net"][index] > found["brightness"][index]
-        assert found["the net"][index] > found["contrast"][index]
-        assert found["the net"][index] > found["the whole picture"][index]
+    for ours in ("cam", "grad_cam of layer3"):
+        for index in range(2):  # the pointing game, the share of the heat
+            assert found[ours][index] > found["brightness"][index]
+            assert found[ours][index] > found["contrast"][index]
+            assert found[ours][index] > found["the whole picture"][index]
