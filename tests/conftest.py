@@ -24,7 +24,7 @@ for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "CONVZOO_WEIGHTS"):
     os.environ.pop(name, None)
 
 import pytest  # noqa: E402
-from hubserver import HubServer  # noqa: E402
+from helpers.hubserver import HubServer  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from t2t_recipe import draw, fill, images
+from helpers.t2t_recipe import draw, fill, images
 from torch import nn
 
 import convzoo
 from convzoo.models import t2t_vit
 from convzoo.models.t2t_vit import TokenPerformer, TokenTransformer, drop_path, sinusoid
 
-FIXTURES = Path(__file__).parent / "fixtures" / "t2t_vit"
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "t2t_vit"
 
 
 def fixture(name):

@@ -8,8 +8,8 @@ import os
 import pytest
 import torch
 import yaml
+from helpers.weight_folders import files_of, make_folder, run_python, same
 from torch import nn
-from weightkit import files_of, make_folder, run_python, same
 
 import convzoo
 from convzoo import WeightsCorrupted, WeightsForbidden, WeightsNotFound, WeightsUnavailable

@@ -16,7 +16,7 @@ from convzoo.registry import make_config
 from convzoo.weights.fit import build_empty
 from convzoo.weights.layouts import convert
 
-FIXTURES = Path(__file__).parent / "fixtures" / "torchvision"
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "torchvision"
 # the nets that timm has under the same names
 TIMM = [
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"),

@@ -10,8 +10,8 @@ import struct
 
 import pytest
 import torch
+from helpers.weight_folders import edit_json, make_folder, run_python, same
 from safetensors.torch import save_file
-from weightkit import edit_json, make_folder, run_python, same
 
 import convzoo
 from convzoo import WeightsCorrupted, WeightsMismatch, WeightsNotFound, WeightsUnsafe

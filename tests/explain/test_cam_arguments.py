@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from test_cam import UserNet, images, make
+from helpers.cam_nets import UserNet, images, make
 from torch import nn
 
 import convzoo

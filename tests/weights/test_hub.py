@@ -7,8 +7,8 @@ import re
 import time
 
 import pytest
-from hubserver import Blob
-from weightkit import fetch, files_of, leftovers, make_folder, put, same
+from helpers.hubserver import Blob
+from helpers.weight_folders import fetch, files_of, leftovers, make_folder, put, same
 
 import convzoo
 from convzoo import (

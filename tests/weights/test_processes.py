@@ -6,11 +6,11 @@ import ctypes
 import time
 
 import pytest
-from weightkit import fetch, leftovers, run_python, start_python
+from helpers.weight_folders import fetch, leftovers, run_python, start_python
 
 REPO = "someone/files"
 DATA = bytes(range(256)) * 8000  # 2 MB that no test parses
-FETCH = "from weightkit import fetch\nprint(len(fetch(token=False).read_bytes()))"
+FETCH = "from helpers.weight_folders import fetch\nprint(len(fetch(token=False).read_bytes()))"
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def test_a_full_disk(hub, tmp_path):
     code = """
 import resource
 from convzoo import WeightsUnavailable
-from weightkit import fetch
+from helpers.weight_folders import fetch
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 try:
     fetch()
@@ -76,7 +76,7 @@ def test_a_read_only_cache(hub, tmp_path):
     cache = tmp_path / "cache"
     code = f"""{DROP_PRIVILEGES}
 from convzoo import WeightsUnavailable
-from weightkit import fetch
+from helpers.weight_folders import fetch
 print(fetch(token=False) == __import__("pathlib").Path({str(path)!r}))
 try:
     fetch("someone/other", token=False)

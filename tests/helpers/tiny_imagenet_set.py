@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "train_tiny_imagenet.py"
 sys.path.insert(0, str(SCRIPT.parent))
 script = importlib.import_module("train_tiny_imagenet")
@@ -88,7 +88,8 @@ def make_trainer(folder: Path, out: Path, *more: object, arch: str = "mnist_net"
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{SCRIPT.parent}", "OMP_NUM_THREADS": "1"}
+    places = os.pathsep.join(map(str, (ROOT / "src", ROOT / "tests", SCRIPT.parent)))
+    return {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
 
 
 def read_checkpoint(out: Path) -> dict[str, Any]:

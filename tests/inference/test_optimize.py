@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from helpers.fused_nets import assert_same, build, images
 from safetensors.torch import load, save
 from torch import nn
 
@@ -12,7 +13,6 @@ import convzoo
 from convzoo.inference.packed import RELU, Activation, PackedConv2d, PackedLinear
 from convzoo.inference.winograd import Winograd
 
-SIZES = {"lenet": 28, "mnist": 28, "alexnet": 71, "vgg": 33, "googlenet": 40, "inception_v3": 80, "ablation": 33}
 # one of each way of putting a model together; the large ones, which take longer, last
 KINDS = [
     *("lenet5", "lenet5_1998", "mnist_net", "mnist_resnet", "fcn_gap", "inception_cnn", "residual_cnn"),
@@ -23,31 +23,6 @@ KINDS = [
     ),
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnext50_32x4d", "cnn_all_tricks")),
 ]
-
-
-def build(name, **options):
-    """A small-headed model whose batch norms have seen something."""
-    torch.manual_seed(0)
-    size = 36 if name == "lenet_sigmoid" else SIZES.get(convzoo.model_info(name).family, 32)
-    model = convzoo.create_model(name, **{"num_classes": 7, "in_chans": 2, "img_size": size} | options).eval()
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(0.0, 0.3)
-                module.running_var.uniform_(0.5, 1.5)
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(0.0, 0.3)
-    return model
-
-
-def images(model, count=2):
-    return torch.randn(count, model.in_chans, *model.img_size, generator=torch.Generator().manual_seed(1))
-
-
-def assert_same(actual, expected):
-    """Within 1e-4 of the largest."""
-    assert actual.shape == expected.shape
-    assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
 def norms(model):

@@ -14,7 +14,8 @@ import convzoo
 from convzoo.weights.find import Access
 from convzoo.weights.hub import Repository
 
-SOURCE = Path(__file__).parents[1] / "src"
+TESTS = Path(__file__).resolve().parents[1]
+SOURCE = TESTS.parent / "src"
 NAMES = [f"digit {digit}" for digit in range(10)]
 
 
@@ -55,7 +56,7 @@ def leftovers(cache: Path) -> list[str]:
 
 def start_python(code: str, hub=None, cache: Path | None = None, **more) -> subprocess.Popen:
     """A fresh process that runs ``code`` against the local Hub."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), str(Path(__file__).parent)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), str(TESTS)])}
     environment |= {"HF_HUB_CACHE": str(cache)} if cache else {}
     environment |= {"HF_ENDPOINT": hub.url} if hub else {}
     return subprocess.Popen(

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from weightkit import make_folder, same
+from helpers.weight_folders import make_folder, same
 
 import convzoo
 from convzoo import WeightInfo, WeightsMismatch, WeightsNotFound

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_inference import assert_same, build, images
+from helpers.fused_nets import assert_same, build, images
 
 import convzoo
 from convzoo.registry import find_entry

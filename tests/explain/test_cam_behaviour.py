@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from test_cam import UserNet
+from helpers.cam_nets import UserNet
 from torch import nn
 
 import convzoo

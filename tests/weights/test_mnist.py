@@ -9,7 +9,7 @@ import pytest
 
 import convzoo
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("CONVZOO_DATA", ROOT.parent / "shared" / "data")) / "mnist"
 NAMES = [name for name in convzoo.list_weights() if convzoo.weight_info(name).dataset.get("id") == "ylecun/mnist"]
 

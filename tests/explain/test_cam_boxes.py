@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers.tiny_imagenet_set import ROOT, augment, data
 from PIL import Image
-from tinykit import ROOT, augment, data
 from torch.nn import functional
 
 import convzoo

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from drawn_digits import draw, side_by_side
+from helpers.cam_nets import UserNet
 from PIL import Image
-from test_cam import UserNet
 
 import convzoo
 from convzoo import CAM, cam, feature_maps, overlay, show_cam, show_feature_maps, show_filters

@@ -16,7 +16,7 @@ from convzoo.weights.entries import BUNDLED, read_table
 from convzoo.weights.files import read_metadata, read_tensors, sha256_of
 from convzoo.weights.find import bundled_names
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CODE = """
 import sys, torch, convzoo
 assert "site" in convzoo.__file__, convzoo.__file__

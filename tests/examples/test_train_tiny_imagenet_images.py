@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.tiny_imagenet_set import SIDE, as_picture, augment, data, draw_image, write_parquet, write_set
 from PIL import Image, ImageEnhance, ImageOps
-from tinykit import SIDE, as_picture, augment, data, draw_image, write_parquet, write_set
 
 
 @pytest.fixture(scope="module")

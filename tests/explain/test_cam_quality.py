@@ -20,7 +20,7 @@ from convzoo import cam
 
 SIDE = 16  # pixels of a digit on the transformer's canvases, two tokens a side
 METHODS = ("cam", "grad_cam", "hires_cam", "grad_cam_pp", "layer_cam")
-SHARED = Path(os.environ.get("CONVZOO_DATA", Path(__file__).parents[2] / "shared" / "data"))
+SHARED = Path(os.environ.get("CONVZOO_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 DIGITS = SHARED / "mnist" / "test-00000-of-00001.parquet"
 
 

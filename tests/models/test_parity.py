@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from filling import fill, picture
+from helpers.fill import fill, picture
 
 import convzoo
 
-FOLDER = Path(__file__).parent / "fixtures" / "torchvision"
+FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "torchvision"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 OURS = {"googlenet": ("googlenet_bn", {"aux": True}), "inception_v3": ("inception_v3", {"aux": True})}
 

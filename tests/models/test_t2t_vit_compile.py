@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from t2t_recipe import fill, images
+from helpers.t2t_recipe import fill, images
 
 import convzoo
 

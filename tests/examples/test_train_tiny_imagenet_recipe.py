@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tinykit import CLASSES, SIDE, arguments, augment, data, make_trainer, one_thread, script, training, write_set
+from helpers.tiny_imagenet_set import (
+    CLASSES,
+    SIDE,
+    arguments,
+    augment,
+    data,
+    make_trainer,
+    one_thread,
+    script,
+    training,
+    write_set,
+)
 
 import convzoo
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import convzoo
 
-TABLE = Path(__file__).parent / "fixtures" / "macs.csv"
+TABLE = Path(__file__).resolve().parents[1] / "fixtures" / "macs.csv"
 with TABLE.open(encoding="utf-8") as lines:
     PUBLISHED = list(csv.DictReader(line for line in lines if not line.startswith("#")))
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_cam import close
+from helpers.cam_nets import close
 from torch.nn import functional
 
 import convzoo

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from tinykit import (
+from helpers.tiny_imagenet_set import (
     ROOT,
     SCRIPT,
     arguments,

@@ -1,0 +1,33 @@
+"""Nets, images and a comparison that the tests of optimised models share."""
+
+import torch
+from torch import nn
+
+import convzoo
+
+SIZES = {"lenet": 28, "mnist": 28, "alexnet": 71, "vgg": 33, "googlenet": 40, "inception_v3": 80, "ablation": 33}
+
+
+def build(name, **options):
+    """A small-headed model whose batch norms have seen something."""
+    torch.manual_seed(0)
+    size = 36 if name == "lenet_sigmoid" else SIZES.get(convzoo.model_info(name).family, 32)
+    model = convzoo.create_model(name, **{"num_classes": 7, "in_chans": 2, "img_size": size} | options).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0.0, 0.3)
+                module.running_var.uniform_(0.5, 1.5)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0.0, 0.3)
+    return model
+
+
+def images(model, count=2):
+    return torch.randn(count, model.in_chans, *model.img_size, generator=torch.Generator().manual_seed(1))
+
+
+def assert_same(actual, expected):
+    """Within 1e-4 of the largest."""
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
