@@ -62,8 +62,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="option of the net; VALUE in JSON",
     )
     add("--batch", type=int, default=256, help="images a step, over all processes")
+    add("--size", type=int, help="train on images of this size (default: the set's own)")
     add("--small", type=int, help="train on images of this size first (progressive resizing)")
     add("--small-share", type=float, default=0.5, help="for this share of the steps")
+    add("--measure", type=int, help="the packed net reads images of this size (default: --size)")
+    add("--init", help="start from the weights of a packed net: its folder, or ARCH.TAG")
     add("--teacher", help="a trained net to learn from: a packed folder, or ARCH.TAG")
     add("--distill", type=float, default=0.5, help="the teacher's share of the loss")
     add("--temperature", type=float, default=2.0)
@@ -71,8 +74,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--device", help="default: cuda where there is one, else cpu")
     add("--compile", action="store_true", help="torch.compile the net")
-    add("--float32", action="store_true", help="no bfloat16 on a GPU")
-    add("--bfloat16", action="store_true", help="on a CPU too: faster where it has instructions for it")
+    add("--float32", action="store_true", help="no bfloat16, which a GPU and a CPU with instructions for it use")
+    add("--bfloat16", action="store_true", help="on a CPU without instructions for it too")
     add("--evaluations", type=int, default=20, help="how often the log gets a record")
     add("--checkpoint-seconds", type=float, default=120.0)
     add("--timed-steps", type=int, default=30, help="steps that --minutes times")
@@ -144,7 +147,7 @@ def fit_steps(trainer: Trainer, held: Split | None, started: float) -> int:
     probe = trainer.split.select(np.arange(min(500, len(trainer.split.labels))))
     for _ in range(2):  # the first one warms up
         began = time.perf_counter()
-        count_right(trainer.average.model, probe, bf16=trainer.bf16)
+        count_right(trainer.average.model, probe, bf16=trainer.bf16, side=trainer.measured_side)
     image = (time.perf_counter() - began) / len(probe.labels)
     packed = image * (len(held.labels) if held else 10_000) * (4 if trainer.bf16 else 1)  # is read in float32
     reading = packed + image * (args.evaluations * len(held.labels) if held else 0)
@@ -210,7 +213,7 @@ def record(trainer: Trainer, held: Split | None, bar: tqdm) -> None:
     line: dict[str, Any] = {"step": done, "epoch": round(done / trainer.steps_per_epoch, 3), "loss": loss}
     line["lr"] = trainer.optimizer.param_groups[0]["lr"]
     if held:
-        right = count_right(trainer.average.model, held, bf16=trainer.bf16)
+        right = count_right(trainer.average.model, held, bf16=trainer.bf16, side=trainer.measured_side)
         line |= {f"held_out_top{k}": 100 * hits / len(held.labels) for k, hits in zip((1, 5), right, strict=True)}
     trainer.history.append({**line, "seconds": round(trainer.seconds, 1)})
     write_json(trainer.args.out / "log.json", trainer.history)

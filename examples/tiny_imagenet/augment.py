@@ -34,6 +34,13 @@ def normalise(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
+def resize(images: Tensor, side: int | None) -> Tensor:
+    """Images (N, C, H, W), floating point, at ``side`` x ``side`` pixels, smoothed first where that is smaller."""
+    if side is None or side == images.shape[-1]:
+        return images
+    return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+
+
 def reflect(index: Tensor, size: int) -> Tensor:
     """Positions beyond the edges of 0..size-1, mirrored at the outermost pixels."""
     return (size - 1) - ((size - 1) - index.abs()).abs()
@@ -196,9 +203,7 @@ class Augment:
         x = crop_and_flip(images, on["down"], on["right"], on["flip"]).float() / 255
         if self.trivial:
             x = trivial_augment(x, draws["operation"], on["strength"])
-        x = normalise(x)
-        if side is not None and side != x.shape[-1]:
-            x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+        x = resize(normalise(x), side)
         if not self.cutmix and not self.mixup:
             return x, x.new_ones(len(x))
         height, width = x.shape[2:]

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .augment import normalise
+from .augment import normalise, resize
 
 
 class Split(NamedTuple):
@@ -172,12 +172,15 @@ def hold_out(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.inference_mode()
-def count_right(model: nn.Module, split: Split, *, bf16: bool = False, batch: int = 500) -> tuple[int, int]:
-    """How many images have their label among the model's first one, and first five, answers."""
+def count_right(
+    model: nn.Module, split: Split, *, bf16: bool = False, batch: int = 500, side: int | None = None
+) -> tuple[int, int]:
+    """How many images, resized to ``side`` pixels if given, have their label among the model's first one, and first
+    five, answers."""
     device = next(model.parameters()).device
     top1, top5 = torch.zeros(2, dtype=torch.long, device=device)
     for images, labels in zip(split.images.split(batch), split.labels.to(device).split(batch), strict=True):
-        x = normalise(images.to(device)).contiguous(memory_format=torch.channels_last)
+        x = resize(normalise(images.to(device)), side).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             hits = model(x).topk(min(5, len(split.classes))).indices == labels[:, None]
         top1 += hits[:, 0].sum()

@@ -115,18 +115,25 @@ class Average:
         get_ema_multi_avg_fn(decay)(self.mine, self.theirs, None)
 
 
-def load_teacher(source: str, num_classes: int) -> nn.Module:
-    """The net to learn from: ``arch.tag``, or a folder as this script packs them."""
+def load_packed(source: str, num_classes: int, option: str) -> convzoo.Classifier:
+    """The net that ``option`` names: ``arch.tag``, or a folder as this script packs them."""
     config = Path(source) / "config.json"
     if config.is_file():
-        model = convzoo.create_model(json.loads(config.read_text())["architecture"], pretrained=source)
+        model = convzoo.create_model(json.loads(config.read_text())["architecture"], pretrained=Path(source))
     else:
         model = convzoo.create_model(source, pretrained=True)
     if model.num_classes != num_classes:
         raise ValueError(
-            f"--teacher {source} tells {model.num_classes} classes apart, the data has {num_classes}; pass another"
+            f"{option} {source} tells {model.num_classes} classes apart, the data has {num_classes}; pass another"
         )
-    return model.eval().requires_grad_(False)
+    return model.eval()
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` computes in bfloat16 by instructions of its own: emulated it is slower than float32."""
+    if device.type != "cpu":
+        return device.type == "cuda"
+    return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 class Process(NamedTuple):
@@ -174,17 +181,22 @@ class Trainer:
                 f"pass a multiple of {2 * process.world} of at most {len(split.labels)}"
             )
         self.split = split.to(device)
-        self.bf16 = args.bfloat16 or (device.type == "cuda" and not args.float32)
+        self.bf16 = args.bfloat16 or (has_bfloat16(device) and not args.float32)
+        self.measured_side = args.measure or args.size
         self.options = model_options(args.arch, dict(args.option))
         torch.manual_seed(args.seed)
-        self.model = self.make_model().to(device, memory_format=torch.channels_last)
-        if args.small and self.model.fixed_size:
-            raise ValueError(f"{args.arch} takes images of one size, and --small {args.small} is another; leave it out")
+        self.model = self.make_model()
+        if self.model.fixed_size and (args.small or args.size != self.measured_side):
+            raise ValueError(f"{args.arch} takes images of one size; leave --small and --measure out")
+        if args.init:
+            convzoo.load_weights(self.model, load_packed(args.init, len(split.classes), "--init").state_dict())
+        self.model.to(device, memory_format=torch.channels_last)
         given = {field.name: getattr(args, field.name) for field in fields(Recipe)}
         self.recipe = replace(default_recipe(self.model), **{k: v for k, v in given.items() if v is not None})
         self.teacher: Callable[[Tensor], Tensor] | None = None
         if args.teacher:
-            teacher = load_teacher(args.teacher, len(split.classes)).to(device, memory_format=torch.channels_last)
+            teacher = load_packed(args.teacher, len(split.classes), "--teacher")
+            teacher = teacher.requires_grad_(False).to(device, memory_format=torch.channels_last)
             self.teacher = torch.compile(teacher, dynamic=False) if args.compile else teacher
         if process.world > 1 and device.type == "cuda":
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
@@ -204,7 +216,7 @@ class Trainer:
             self.args.arch,
             num_classes=len(self.split.classes),
             in_chans=3,
-            img_size=tuple(self.split.images.shape[2:]),
+            img_size=self.measured_side or tuple(self.split.images.shape[2:]),
             **self.options,
         )
 
@@ -227,7 +239,8 @@ class Trainer:
         torch.manual_seed(int(rng.integers(2**62)) + self.process.rank)  # for dropout and its like
         first = self.process.rank * size
         index = self.order[place * self.args.batch + first :][:size]
-        side = self.args.small if self.args.small and step < self.args.small_share * self.steps else None
+        early = self.args.small and step < self.args.small_share * self.steps
+        side = self.args.small if early else self.args.size
         mine = {name: values[first : first + size] for name, values in draws.items()}
         images, kept = self.augment(self.split.images[index], mine, side)
         return images.contiguous(memory_format=torch.channels_last), self.split.labels[index], kept
@@ -276,8 +289,11 @@ class Trainer:
             "epochs",
             "minutes",
             "final",
+            "size",
             "small",
             "small_share",
+            "measure",
+            "init",
             "teacher",
             "distill",
             "temperature",
