@@ -241,12 +241,14 @@ def pack(trainer: Trainer, split: Split, name: str, folder: Path) -> dict[str, A
     dataset: dict[str, Any] = {"split": name}
     if args.tag == TAG:
         dataset |= {"id": DATA, "name": "Tiny-ImageNet"}
+    classes: list[str] | dict[str, str] = split.classes
     words = Path(args.data) / "classes.json"
     if words.is_file():
-        dataset["class_names"] = {entry["wnid"]: entry["name"] for entry in json.loads(words.read_text())}
+        names = {entry["wnid"]: entry["name"] for entry in json.loads(words.read_text())}
+        classes = {wnid: names.get(wnid, wnid) for wnid in split.classes}
     about: dict[str, Any] = {
         "tag": args.tag,
-        "classes": split.classes,
+        "classes": classes,
         "mean": MEAN,
         "std": STD,
         "dataset": dataset,

@@ -50,6 +50,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def test_learns_and_packs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {f"n{index}": f"{word}, a synonym" for index, word in enumerate(("zebra", "tiger", "zebu", "okapi"))}
+    described = [{"wnid": wnid, "name": name} for wnid, name in names.items()]
+    (folder / "classes.json").write_text(json.dumps(described))
     args = arguments(folder, tmp_path, "--epochs", 5, "--final", "--evaluations", 5, arch="lenet5")
     assert script.main(args) == 0
     results = json.loads((tmp_path / "results.json").read_text())
@@ -75,7 +78,8 @@ def test_learns_and_packs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     model = convzoo.create_model("lenet5", pretrained=packed)
     assert (model.weights.dtype, model.weights.name) == ("float16", "lenet5.tiny_imagenet")
     assert results["bytes"] == model.weights.size == (packed / "model.safetensors").stat().st_size
-    assert model.weights.classes == ("n0", "n1", "n2", "n3")
+    assert model.weights.classes == ("zebra", "tiger", "zebu", "okapi")
+    assert model.weights.class_ids == ("n0", "n1", "n2", "n3")
     assert (model.weights.mean, model.weights.std) == (augment.MEAN, augment.STD)
     assert model.weights.recipe["steps"] == 100
     split = data.load_split(str(folder), "valid")

@@ -93,6 +93,7 @@ def body(model: Classifier, info: WeightInfo) -> str:
         f"{'Squashed' if info.crop_mode == 'squash' else 'Shorter side resized, then centre-cropped,'} to "
         f"{height} x {width} ({info.interpolation}, crop {info.crop_pct:g}); scaled to 0..1; mean "
         f"{_numbers(info.mean)}, std {_numbers(info.std)}. `model.preprocess` does it.",
+        _classes(info),
         _metrics(info),
         _recipe(info),
         "## Where it looks\n\n```python\nimages = model.preprocess(picture)\n"
@@ -116,6 +117,13 @@ def _timm_use(info: WeightInfo, repo_id: str) -> str:
 
 def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:g}" for value in values)
+
+
+def _classes(info: WeightInfo) -> str:
+    """The names in order, where they say more than the numbers 0, 1, 2 do."""
+    if not info.classes or info.classes == tuple(map(str, range(info.num_classes))):
+        return ""
+    return f"## Classes\n\n{', '.join(info.classes)}."
 
 
 def _metrics(info: WeightInfo) -> str:

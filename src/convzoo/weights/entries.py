@@ -11,7 +11,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,9 @@ class WeightInfo:
         size: of the file, in bytes.
         dtype: of the numbers in the file; loading makes them the model's.
         num_classes: length of the logits.
-        classes: their names, in order; empty where unknown.
+        classes: their names in words, in order; empty where unknown.
+        class_ids: their identifiers in the data set, such as synset numbers, where the data set has some.
+        class_descriptions: the data set's own text for each, with all synonyms, where it has some.
         in_chans: channels of the images.
         img_size: (height, width) in pixels.
         mean: per channel, of images scaled to 0..1.
@@ -72,6 +74,8 @@ class WeightInfo:
     dtype: str = "float32"
     num_classes: int
     classes: tuple[str, ...] = ()
+    class_ids: tuple[str, ...] = ()
+    class_descriptions: tuple[str, ...] = ()
     in_chans: int
     img_size: tuple[int, int]
     mean: tuple[float, ...]
@@ -99,6 +103,11 @@ class WeightInfo:
         """True if the file travels in the package, so that no network is needed."""
         return bundled_path(self.name).is_file()
 
+    def with_other_head(self, num_classes: int, change: str) -> WeightInfo:
+        """What still holds once the head is another one; ``change`` says so in ``adapted``."""
+        nothing: dict[str, Any] = {"classes": (), "class_ids": (), "class_descriptions": (), "metrics": {}}
+        return replace(self, num_classes=num_classes, adapted=(*self.adapted, change), **nothing)
+
     def to_json(self) -> dict[str, Any]:
         """The entry as it stands in the table: no name (it is the key), nothing about one loading."""
         entry = asdict(self)
@@ -110,10 +119,8 @@ class WeightInfo:
     def from_json(cls, name: str, entry: Mapping[str, Any]) -> WeightInfo:
         """The entry ``name`` of the table."""
         known = {field.name for field in fields(cls)}
-        values = {key: value for key, value in entry.items() if key in known}
-        for key in ("classes", "img_size", "mean", "std"):
-            values[key] = tuple(values[key])
-        return cls(name=name, **values)
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+        return cls(name=name, **{key: value for key, value in values.items() if key in known})
 
 
 def bundled_path(name: str) -> Path:

@@ -204,7 +204,7 @@ def load_fitted(native: ModelConfig, state: State, info: WeightInfo, wanted: Wan
             change = f"a fresh head for {wanted.num_classes} classes, not {info.num_classes}"
         else:
             change = f"the head for {info.num_classes} classes left out"
-        info = replace(info, num_classes=wanted.num_classes, classes=(), adapted=(*info.adapted, change))
+        info = info.with_other_head(wanted.num_classes, change)
     if info.adapted:
         info = replace(info, metrics={})
     model.weights = info

@@ -22,7 +22,7 @@ from .entries import FILE_NAME, OWNER, WeightInfo, bundled_path, read_table, wei
 from .errors import WeightsNotFound
 from .files import replacing, sha256_of, write_tensors, write_text
 from .find import CONFIG_NAME, find_path
-from .schema import CROP_MODES, INTERPOLATIONS, make_config, read_info
+from .schema import CROP_MODES, INTERPOLATIONS, make_config, name_classes, read_info
 
 CARD_NAME, LOG_NAME = "README.md", "log.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -35,7 +35,7 @@ def save_pretrained(
     folder: str | os.PathLike[str],
     *,
     tag: str | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | Mapping[str, str] | None = None,
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
     interpolation: str | None = None,
@@ -57,7 +57,9 @@ def save_pretrained(
         model: a model of the zoo.
         folder: made if need be; other files in it stay.
         tag: what the weights were made from, such as ``"mnist"``; letters, digits, ``_`` and ``-``.
-        classes: names of the classes in order; by default their numbers.
+        classes: names of the classes in order; or, where the data set identifies them otherwise, a mapping in
+            order from identifier to name and synonyms: ``{"n02123045": "tabby, tabby cat", ...}``. By default their
+            numbers.
         mean: of the training images scaled to 0..1, per channel or one number for all.
         std: likewise.
         interpolation: how images are to be resized: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``.
@@ -91,7 +93,9 @@ def save_pretrained(
         )
     old = model.weights
     if old is not None and old.num_classes == model.num_classes and classes is None:
-        classes = old.classes or None
+        named = {"classes": old.classes, "class_ids": old.class_ids, "class_descriptions": old.class_descriptions}
+    else:
+        named = _name_classes(classes)
     if old is not None and old.in_chans == model.in_chans:
         mean, std = (old.mean if mean is None else mean), (old.std if std is None else std)
     tag = tag if tag is not None else (old.tag if old else None)
@@ -103,9 +107,10 @@ def save_pretrained(
             f"mean and std of the training images of {name} are not known; pass mean= and std= per channel, of images "
             "scaled to 0..1 (0 and 1 if that was all)"
         )
-    if classes is not None and len(classes) != model.num_classes:
+    named["classes"] = named["classes"] or tuple(map(str, range(model.num_classes)))
+    if len(named["classes"]) != model.num_classes:
         raise ValueError(
-            f"{name} has {model.num_classes} classes, got {len(classes)} names; pass one for each, in order"
+            f"{name} has {model.num_classes} classes, got {len(named['classes'])} names; pass one for each, in order"
         )
     if metrics and not isinstance(metrics.get("n"), int):
         raise ValueError(f"metrics need n, the number of images measured, got {dict(metrics)!r}; add 'n': ...")
@@ -119,7 +124,7 @@ def save_pretrained(
         repo_id=repo_id or f"{OWNER}/{name}.{tag}",
         dtype=dtype,
         num_classes=model.num_classes,
-        classes=tuple(map(str, classes if classes is not None else range(model.num_classes))),
+        **named,
         in_chans=model.in_chans,
         img_size=model.img_size,
         mean=_per_channel("mean", mean, model.in_chans),
@@ -144,6 +149,15 @@ def save_pretrained(
     return _write_repository(
         Path(folder), model, info, lambda path: write_tensors(path, state, {"format": "pt", "convzoo": described})
     )
+
+
+def _name_classes(classes: Sequence[str] | Mapping[str, str] | None) -> dict[str, tuple[str, ...]]:
+    """Names, identifiers and descriptions, as :class:`WeightInfo` has them."""
+    if isinstance(classes, Mapping):
+        described = {str(identifier): str(text) for identifier, text in classes.items()}
+        texts = tuple(described.values())
+        return {"classes": name_classes(described), "class_ids": tuple(described), "class_descriptions": texts}
+    return {"classes": tuple(map(str, classes or ()))}
 
 
 def _choose(what: str, value: str, allowed: Any) -> str:

@@ -8,6 +8,8 @@ level and refuses them inside ``pretrained_cfg``: ours stay in the block.
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,14 +28,12 @@ CROP_MODES = ("center", "squash")
 def make_config(model: Classifier, info: WeightInfo) -> dict[str, Any]:
     """The content of ``config.json`` for ``model``, whose weights ``info`` describes."""
     first = next((name for name, module in model.named_modules() if getattr(module, "in_channels", 0)), "")
-    description = info.dataset.get("class_names", {})
     return {
         "architecture": info.architecture,
         "num_classes": info.num_classes,
         "num_features": model.num_features,
         "global_pool": "avg",
-        "label_names": list(info.classes),
-        **({"label_descriptions": dict(description)} if description else {}),
+        **_write_classes(info),
         "model_args": dict(info.model_args),
         "pretrained_cfg": {
             "tag": info.tag,
@@ -58,11 +58,57 @@ def make_config(model: Classifier, info: WeightInfo) -> dict[str, Any]:
             "size": info.size,
             "num_params": info.num_params,
             "macs": info.macs,
-            "dataset": {key: value for key, value in info.dataset.items() if key != "class_names"},
+            "dataset": dict(info.dataset),
             "dataset_terms": info.dataset_terms,
             "metrics": dict(info.metrics),
             "recipe": dict(info.recipe),
         },
+    }
+
+
+def _write_classes(info: WeightInfo) -> dict[str, Any]:
+    """timm's two keys: the identifiers (or names, where there are none), and the text of each identifier."""
+    if not info.class_ids:
+        return {"label_names": list(info.classes)}
+    texts = info.class_descriptions or info.classes
+    return {
+        "label_names": list(info.class_ids),
+        "label_descriptions": dict(zip(info.class_ids, texts, strict=True)),
+    }
+
+
+def name_classes(descriptions: Mapping[str, str]) -> tuple[str, ...]:
+    """A name of each class: the first synonym of its description, with the identifier where two are the same.
+
+    Example:
+        >>> name_classes({"n1": "tabby, tabby cat", "n2": "crane", "n3": "crane"})
+        ('tabby', 'crane (n2)', 'crane (n3)')
+    """
+    first = {identifier: text.split(",")[0].strip() or identifier for identifier, text in descriptions.items()}
+    count = Counter(first.values())
+    return tuple(word if count[word] == 1 else f"{word} ({identifier})" for identifier, word in first.items())
+
+
+def _read_classes(config: Mapping[str, Any], num_classes: int) -> dict[str, tuple[str, ...]]:
+    """Names, identifiers and descriptions, as :class:`WeightInfo` has them; none if their number is wrong.
+
+    Labels are identifiers if no letter in them stands beside another, as in synset numbers.
+    """
+    labels = config.get("label_names", config.get("labels")) or ()
+    if isinstance(labels, Mapping):  # {"0": name, ...}
+        labels = [labels[key] for key in sorted(labels, key=int)]
+    labels = tuple(str(label) for label in labels)
+    if len(labels) != num_classes:
+        return {}
+    texts = dict(config.get("label_descriptions") or {})
+    own = "convzoo" in config  # we write descriptions for identifiers only
+    if not texts or not (own or all(re.search(r"[^\W\d_]{2}", label) is None for label in labels)):
+        return {"classes": labels}
+    described = {label: str(texts.get(label) or label) for label in labels}
+    return {
+        "classes": name_classes(described),
+        "class_ids": labels,
+        "class_descriptions": tuple(described.values()),
     }
 
 
@@ -100,15 +146,6 @@ def read_info(config: Mapping[str, Any], where: str, *, repo_id: str = "", revis
         tag = str(pretrained.get("tag") or "")
         in_chans, height, width = (int(value) for value in pretrained["input_size"])
         num_classes = int(config.get("num_classes", pretrained.get("num_classes", 1000)))
-        names = config.get("label_names", config.get("labels"))
-        classes: tuple[str, ...] = ()
-        if isinstance(names, Mapping):  # {"0": name, ...}
-            classes = tuple(str(names[key]) for key in sorted(names, key=int))
-        elif names:
-            classes = tuple(str(name) for name in names)
-        dataset = dict(own.get("dataset") or {})
-        if config.get("label_descriptions"):
-            dataset["class_names"] = dict(config["label_descriptions"])
         info = WeightInfo(
             name=f"{architecture}.{tag}" if tag else architecture,
             architecture=architecture,
@@ -119,7 +156,7 @@ def read_info(config: Mapping[str, Any], where: str, *, repo_id: str = "", revis
             size=own.get("size"),
             dtype=str(own.get("dtype", "float32")),
             num_classes=num_classes,
-            classes=classes if len(classes) == num_classes else (),
+            **_read_classes(config, num_classes),
             in_chans=in_chans,
             img_size=(height, width),
             mean=_per_channel(pretrained["mean"], in_chans),
@@ -128,7 +165,7 @@ def read_info(config: Mapping[str, Any], where: str, *, repo_id: str = "", revis
             crop_pct=float(pretrained.get("crop_pct") or 1.0),
             crop_mode=str(pretrained.get("crop_mode") or "center"),
             metrics=dict(own.get("metrics") or {}),
-            dataset=dataset,
+            dataset=dict(own.get("dataset") or {}),
             recipe=dict(own.get("recipe") or {}),
             license=str(pretrained.get("license") or "unknown"),
             dataset_terms=str(own.get("dataset_terms") or ""),
