@@ -1,0 +1,241 @@
+"""Wrapped models, and private copies: run a model's code without changing anything of the model.
+
+Looking into a model or counting it needs evaluation mode, hooks and a run of its ``forward``. Done on the user's model,
+all of that would have to be undone, also after an exception, and every other thread that uses the model would see it.
+Here a run gets a tree of modules of its own instead. It shares the parameters, so it costs microseconds a module.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import types
+from collections import OrderedDict, deque
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+# The class of a wrapper, and under which name it keeps the module that it wraps. By the names of the classes, because
+# importing them only to look for them is slow.
+WRAPPERS = {
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "torch.optim.swa_utils.AveragedModel": "module",
+}
+FORWARD_HOOKS = (
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)  # fmt: skip
+BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
+STANDARD = frozenset(nn.Module().__dict__) | {"_compiled_call_impl"}
+IMMUTABLE = frozenset({
+    int, float, str, bool, bytes, complex, type(None), type, torch.dtype, torch.device, torch.Size, torch.layout,
+    torch.memory_format, types.BuiltinFunctionType, types.ModuleType, range, slice,
+})  # fmt: skip
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside what compilation, data parallelism and weight averaging put around it, in any order.
+
+    Example:
+        >>> layer = nn.Linear(3, 2)
+        >>> unwrap(nn.DataParallel(torch.compile(layer))) is layer
+        True
+    """
+    while True:
+        names = (WRAPPERS.get(f"{kind.__module__}.{kind.__qualname__}") for kind in type(model).__mro__)
+        inner = next((model._modules[name] for name in names if name), None)
+        if inner is None:
+            return model
+        model = inner
+
+
+def private_copy(model: nn.Module, *, device: str | torch.device | None = None, hooks: bool = True) -> Any:
+    """A tree of modules like ``model``, in evaluation mode, to be run and thrown away; ``model`` is only read.
+
+    The copy shares the memory of the parameters. Everything else that code can change while it runs is its own:
+    buffers, flags, hooks, and the lists, dicts and objects among the attributes of the modules, also where a bound
+    method or a closure refers to them. Modules and tensors that stand in several places of ``model`` do so in the copy.
+    Wrappers are left out, of the model and of its parts. The one thing that reaches the model is code that overwrites
+    a parameter in place.
+
+    Args:
+        model: any module whose code is Python.
+        device: of the copy's tensors; ``"meta"`` gives them shapes and no memory. None: where they are.
+        hooks: keep the forward hooks. Backward hooks are always left out.
+
+    Returns:
+        The copy. Its parameters require no gradient.
+
+    Raises:
+        TypeError: the model or a part of it is a scripted module.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+        >>> private = private_copy(model)
+        >>> private.training, private[0].weight.data_ptr() == model[0].weight.data_ptr()
+        (False, True)
+        >>> private[1].running_mean.fill_(1), model[1].running_mean
+        (tensor([1., 1.]), tensor([0., 0.]))
+    """
+    copier = ModuleCopier(device, hooks)
+    private = copier.module(model)
+    copier.finish()
+    return private
+
+
+class ModuleCopier:
+    """Copies modules, and whatever their attributes hold, each once.
+
+    :meth:`module` copies the tree of modules; :meth:`finish` then gives the copies their attributes, which may refer
+    to any module of the tree.
+    """
+
+    def __init__(self, device: str | torch.device | None = None, hooks: bool = True) -> None:
+        self.device, self.hooks = device, hooks
+        self._copies: dict[int, Any] = {}
+        self._originals: list[Any] = []  # kept, so that no id in _copies is used anew
+        self._unfinished: list[tuple[nn.Module, nn.Module]] = []
+
+    def module(self, module: nn.Module, path: str = "", *, registered: bool = True) -> Any:
+        """The copy of ``module`` and of the modules in it; ``registered`` is for those who count."""
+        module = unwrap(module)
+        if id(module) in self._copies:
+            return self._copies[id(module)]
+        refuse_script(module, path)
+        fresh = self.remember(module, self.bare(module))
+        children = fresh._modules
+        for name, child in children.items():
+            if child is not None:
+                children[name] = self.module(child, f"{path}.{name}" if path else name, registered=registered)
+        return fresh
+
+    def bare(self, module: nn.Module) -> nn.Module:
+        """The copy of one module, with the modules that are in the original."""
+        fresh: nn.Module = object.__new__(type(module))
+        state = fresh.__dict__
+        for name, value in module.__dict__.items():
+            state[name] = value.copy() if name in STANDARD and isinstance(value, (dict, set)) else value
+        for name in BACKWARD_HOOKS if self.hooks else (*BACKWARD_HOOKS, *FORWARD_HOOKS):
+            state[name] = OrderedDict()
+        state["training"], state["_compiled_call_impl"] = False, None
+        for name in ("_parameters", "_buffers"):
+            state[name] = {key: None if each is None else self.tensor(each) for key, each in state[name].items()}
+        self._unfinished.append((module, fresh))
+        return fresh
+
+    def finish(self) -> None:
+        """Give the copies of modules their attributes, and hooks that belong to them."""
+        while self._unfinished:
+            module, fresh = self._unfinished.pop()
+            state = fresh.__dict__
+            for name, value in module.__dict__.items():
+                if name not in STANDARD and type(value) not in IMMUTABLE:
+                    state[name] = self.value(value)
+            for name in ("_forward_hooks", "_forward_pre_hooks"):
+                for key, hook in state[name].items():
+                    state[name][key] = self.value(hook)
+
+    def tensor(self, tensor: Tensor) -> Tensor:
+        """The copy of a tensor: of a parameter one that shares its memory, else one with memory of its own."""
+        if id(tensor) in self._copies:
+            return self._copies[id(tensor)]
+        if is_lazy(tensor):
+            return self.remember(tensor, copy.deepcopy(tensor))
+        fresh = tensor.detach()
+        if self.device is not None and torch.device(self.device) != tensor.device:
+            meta = torch.device(self.device).type == "meta" and tensor.layout is torch.strided
+            fresh = torch.empty_like(fresh, device=self.device) if meta else fresh.to(self.device)
+        elif tensor.is_inference() or not isinstance(tensor, nn.Parameter):
+            fresh = fresh.clone()
+        if isinstance(tensor, nn.Parameter):
+            fresh = nn.Parameter(fresh, requires_grad=False)
+        return self.remember(tensor, fresh)
+
+    def value(self, value: Any) -> Any:
+        """The copy of any value: of containers and objects too, with the copies of modules and tensors in them."""
+        kind = type(value)
+        if kind in IMMUTABLE:
+            return value
+        if id(value) in self._copies:
+            return self._copies[id(value)]
+        if isinstance(value, nn.Module):
+            return self.module(value, f"({kind.__name__}, not registered)", registered=False)
+        if isinstance(value, Tensor):
+            return self.tensor(value)
+        if isinstance(value, tuple):
+            items = [self.value(each) for each in value]
+            return kind(*items) if hasattr(value, "_fields") else tuple(items)
+        if kind in (set, frozenset):
+            return self.remember(value, kind(self.value(each) for each in value))
+        if kind is types.MethodType:
+            return types.MethodType(value.__func__, self.value(value.__self__))
+        if kind is functools.partial:
+            keywords = {name: self.value(each) for name, each in value.keywords.items()}
+            return functools.partial(self.value(value.func), *(self.value(each) for each in value.args), **keywords)
+        if kind is types.FunctionType:
+            return self.function(value)
+        if kind is torch.Generator:
+            return self.remember(value, value.clone_state())
+        if kind.__module__.partition(".")[0] == "torch" or hasattr(kind, "__del__"):
+            return value  # torch's own machinery, and what acts when it is thrown away
+        return self.object(value)
+
+    def object(self, value: Any) -> Any:
+        """The copy of a list, a dict or an object such as a cache; what cannot be copied, such as a lock, is shared."""
+        try:
+            fresh = self.remember(value, copy.copy(value))
+        except Exception:  # a class may raise anything here
+            return value
+        if fresh is value:
+            return value
+        if isinstance(value, (list, deque)):
+            for index, each in enumerate(value):
+                fresh[index] = self.value(each)
+        elif isinstance(value, dict):
+            for key, each in value.items():
+                dict.__setitem__(fresh, key, self.value(each))
+        slots = (name for kind in type(value).__mro__ for name in kind.__dict__.get("__slots__", ()))
+        for name in (*getattr(value, "__dict__", ()), *slots):
+            if hasattr(value, name) and type(each := getattr(value, name)) not in IMMUTABLE:
+                object.__setattr__(fresh, name, self.value(each))
+        return fresh
+
+    def function(self, function: types.FunctionType) -> Any:
+        """A function whose closure refers to modules or mutable values, such as a patched ``forward`` or a hook."""
+        cells = function.__closure__ or ()
+        try:
+            contents = [cell.cell_contents for cell in cells]
+        except ValueError:  # a cell that is not filled yet
+            return function
+        fresh = types.FunctionType(
+            function.__code__,
+            function.__globals__,
+            function.__name__,
+            function.__defaults__,
+            tuple(types.CellType() for _ in contents),
+        )
+        fresh.__kwdefaults__ = function.__kwdefaults__
+        self.remember(function, fresh)
+        for cell, each in zip(fresh.__closure__ or (), contents, strict=True):
+            cell.cell_contents = self.value(each)
+        return fresh
+
+    def remember(self, value: Any, fresh: Any) -> Any:
+        """Use ``fresh`` as the copy of ``value`` from now on."""
+        self._copies[id(value)] = fresh
+        self._originals.append(value)
+        return fresh
+
+
+def refuse_script(module: nn.Module, path: str) -> None:
+    """TypeError for a scripted module, of which Python cannot make a copy."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(
+            f"{path or 'the model'} is a scripted module ({type(module).__name__}), whose code is not Python's to run "
+            "or copy; pass the module that it was made from"
+        )

@@ -1,0 +1,211 @@
+"""Wrapped models and private copies."""
+
+import collections
+import functools
+import itertools
+import random
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
+from torch.testing import assert_close
+
+from convzoo._modules import private_copy, unwrap
+
+WRAPPERS = {"compiled": torch.compile, "data parallel": nn.DataParallel, "averaged": AveragedModel}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("order", list(itertools.permutations(WRAPPERS)), ids=", ".join)
+def test_unwrap_in_any_order(order):
+    model = inner = nn.Sequential(nn.Linear(3, 2))
+    for name in order:
+        model = WRAPPERS[name](model)
+        if name == "averaged":  # it holds a copy
+            inner = unwrap(model)
+    assert type(unwrap(model)) is nn.Sequential
+    assert unwrap(model) is inner
+
+
+def test_unwrap_leaves_modules_that_only_look_wrapped():
+    model = nn.Module()
+    model.module = model._orig_mod = nn.Linear(3, 2)
+    assert unwrap(model) is model
+
+
+class Counts:
+    def __init__(self):
+        self.seen = 0
+
+
+class Slotted:
+    __slots__ = ("kept",)
+
+    def __init__(self):
+        self.kept = []
+
+
+class Record(dict):
+    def __setitem__(self, key, value):
+        super().__setitem__(key, value + 1)
+
+
+# what a forward may change: how it starts, how it is changed, and what is to be seen of it
+STATE = {
+    "list": (lambda: [1], lambda v: v.append(2), list),
+    "nested list": (lambda: [[1]], lambda v: v[0].append(2), str),
+    "list in a tuple": (lambda: ([1],), lambda v: v[0].append(2), str),
+    "dict": (lambda: {"a": 1}, lambda v: v.update(a=2), dict),
+    "dict of lists": (lambda: {"a": [1]}, lambda v: v["a"].append(2), str),
+    "defaultdict": (lambda: collections.defaultdict(list), lambda v: v["a"].append(1), dict),
+    "Counter": (collections.Counter, lambda v: v.update("ab"), dict),
+    "subclass of dict": (lambda: Record(a=1), lambda v: dict.update(v, a=7), dict),
+    "deque": (lambda: collections.deque([1], maxlen=2), lambda v: v.extend([2, 3]), list),
+    "set": (lambda: {1}, lambda v: v.add(2), set),
+    "bytearray": (lambda: bytearray(b"a"), lambda v: v.extend(b"b"), bytes),
+    "array": (lambda: torch.zeros(3).numpy(), lambda v: v.fill(1), list),
+    "object": (Counts, lambda v: vars(v).update(seen=1), vars),
+    "object with slots": (Slotted, lambda v: v.kept.append(1), lambda v: list(v.kept)),
+    "random generator": (lambda: random.Random(0), lambda v: v.random(), lambda v: v.getstate()),
+    "torch generator": (torch.Generator, lambda v: torch.rand(1, generator=v), lambda v: v.get_state().tolist()),
+    "tensor": (lambda: torch.zeros(3), lambda v: v.add_(1), torch.Tensor.tolist),
+    "tensor in a dict": (lambda: {"a": torch.zeros(3)}, lambda v: v["a"].add_(1), str),
+    "module in a list": (lambda: [nn.BatchNorm1d(2)], lambda v: v[0].running_mean.add_(1),
+                         lambda v: v[0].running_mean.tolist()),
+}  # fmt: skip
+
+
+class Stateful(nn.Module):
+    def __init__(self, value, change):
+        super().__init__()
+        self.value, self.change = value, change
+
+    def forward(self, x):
+        self.change(self.value)
+        return x
+
+
+@pytest.mark.parametrize("case", STATE)
+@pytest.mark.parametrize("place", ["attribute", "closure", "hook"])
+def test_what_runs_changes_the_copy_alone(case, place):
+    make, change, look = STATE[case]
+    value = make()
+    model = Stateful(value, change)
+    if place == "closure":
+        model = nn.Identity()
+        model.forward = lambda x: (change(value), x)[1]
+    elif place == "hook":
+        model = nn.Identity()
+        model.register_forward_hook(lambda *_: (change(value), None)[1])
+    before = look(value)
+    private = private_copy(model)
+    assert private(1) == 1
+    assert look(value) == before
+    if place == "attribute":
+        assert look(private.value) != before
+        assert type(private.value) is type(value)
+
+
+def test_the_tree_is_a_tree_of_its_own():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
+    model.add_module("again", nn.Sequential(nn.Conv2d(4, 3, 3), model[0]))
+    model[1].register_buffer("late", torch.zeros(1))
+    private = private_copy(model)
+    assert [name for name, _ in private.named_modules()] == [name for name, _ in model.named_modules()]
+    assert private.again[1] is private[0] is not model[0]
+    assert model.training
+    assert not any(module.training for module in private.modules())
+    assert not any(parameter.requires_grad for parameter in private.parameters())
+    for (name, theirs), ours in zip(model.state_dict().items(), private.state_dict().values(), strict=True):
+        assert_close(ours, theirs)
+        assert (ours.data_ptr() == theirs.data_ptr()) == (name in dict(model.named_parameters(remove_duplicate=False)))
+    private.train()(torch.rand(2, 3, 8, 8))
+    private[0].register_forward_hook(print)
+    private[0].register_state_dict_pre_hook(print)
+    private.new = nn.Linear(2, 2)
+    assert model[1].num_batches_tracked == 0
+    assert not model[0]._forward_hooks
+    assert not model[0]._state_dict_pre_hooks
+    assert not hasattr(model, "new")
+
+
+def test_tied_parameters_stay_tied():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    private = private_copy(model, device="meta")
+    assert private[0].weight is private[1].weight
+    assert private[0].weight.is_meta
+    assert isinstance(private[0].weight, nn.Parameter)
+
+
+def test_methods_partials_and_closures_refer_to_the_copy():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+            self.method, self.partial = self.where, functools.partial(self.where, 1)
+            self.forward = lambda: (self, again)
+
+            def again():
+                return self, again
+
+        def where(self, *_):
+            return self
+
+    model = Net()
+    private = private_copy(model)
+    assert private.method() is private.partial() is private
+    found, again = private.forward()
+    assert found is private
+    assert again() == (private, again)
+    assert model.forward()[0] is model.method() is model
+
+
+@pytest.mark.parametrize("hooks", [True, False])
+def test_hooks_by_choice(hooks):
+    model = nn.Sequential(nn.Linear(2, 2))
+    seen = []
+    model[0].register_forward_hook(lambda module, args, output: output + 1)
+    model[0].register_forward_pre_hook(lambda module, args: seen.append(module))
+    model[0].register_full_backward_hook(lambda *_: seen.append("backward"))
+    private, x = private_copy(model, hooks=hooks), torch.rand(1, 2)
+    assert_close(private(x), model[0].forward(x) + hooks)
+    assert not seen
+    assert len(model[0]._forward_hooks) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_same_outputs_of_changed_layers():
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 8, 8)
+    for change in (
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        torch.compile,
+        nn.DataParallel,
+    ):
+        model = nn.Sequential(change(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)).eval()
+        assert_close(private_copy(model)(images), unwrap(model[0]).forward(images), rtol=1e-4, atol=1e-4)
+
+
+def test_lazy_modules_stay_lazy():
+    model = nn.Sequential(nn.LazyConv2d(4, 3))
+    private_copy(model)(torch.rand(1, 3, 8, 8))
+    assert model[0].has_uninitialized_params()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_scripted_parts_are_refused():
+    with pytest.raises(TypeError, match="0 is a scripted module"):
+        private_copy(nn.Sequential(torch.jit.script(nn.Linear(2, 2))))
+
+
+def test_what_cannot_be_copied_is_shared():
+    import threading
+
+    model = nn.Identity()
+    model.lock = threading.Lock()
+    assert private_copy(model).lock is model.lock
