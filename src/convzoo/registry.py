@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import functools
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from ._checks import did_you_mean, match_names, shorten
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -81,12 +80,13 @@ def register(
 def find_entry(name: str) -> _Entry:
     """The row called ``name``, or ValueError with the names that come close."""
     if not isinstance(name, str):
-        raise TypeError(f"a model name is a string, got {name!r} ({type(name).__name__}); list_models() names all")
+        raise TypeError(
+            f"a model name is a string, got {shorten(name)} ({type(name).__name__}); list_models() names all"
+        )
     if name in _ENTRIES:
         return _ENTRIES[name]
-    close = difflib.get_close_matches(name.lower().replace("-", "_"), _ENTRIES, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(repr(match) for match in close)}? " if close else ""
-    raise ValueError(f"unknown model {name!r}; {hint}list_models() names all {len(_ENTRIES)}")
+    hint = did_you_mean(name, _ENTRIES)
+    raise ValueError(f"unknown model {shorten(name)}; {hint}list_models() names all {len(_ENTRIES)}")
 
 
 def make_config(
@@ -167,10 +167,6 @@ def create_model(
     return create_pretrained(name, pretrained, num_classes, in_chans, img_size, options)
 
 
-def _natural(name: str) -> list[int | str]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-
-
 def list_models(pattern: str = "*", *, family: str | None = None, pretrained: bool = False) -> list[str]:
     """Names of the zoo's models, in natural order.
 
@@ -189,13 +185,13 @@ def list_models(pattern: str = "*", *, family: str | None = None, pretrained: bo
     """
     families = sorted({entry.about["family"] for entry in _ENTRIES.values()})
     if family is not None and family not in families:
-        raise ValueError(f"unknown family {family!r}; the families are {', '.join(families)}")
+        raise ValueError(f"unknown family {shorten(family)}; the families are {', '.join(families)}")
     names = [name for name, entry in _ENTRIES.items() if family in (None, entry.about["family"])]
     if pretrained:
         from .weights import list_weights
 
         names = [tag for tag in list_weights() if tag.split(".", 1)[0] in names]
-    return sorted(fnmatch.filter(names, pattern), key=_natural)
+    return match_names(pattern, names)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models._base import check_img_size
+from .._checks import check_img_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..models._base import check_img_size
+from .._checks import check_img_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image

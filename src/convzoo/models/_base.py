@@ -6,20 +6,29 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
+from .._checks import (
+    check_bool,
+    check_choice,
+    check_count,
+    check_img_size,
+    check_number,
+    check_rate,
+    check_text,
+    plural,
+    shorten,
+)
 from ._init import drawing_together
 
 if TYPE_CHECKING:
     from ..weights import WeightInfo
 
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+Rate = Annotated[float, check_rate]  # an option in [0, 1), such as the rate of a dropout; a plain float may be any
 
 
 class AuxLogits(NamedTuple):
@@ -29,30 +38,13 @@ class AuxLogits(NamedTuple):
     aux: tuple[Tensor, ...]
 
 
-def check_count(what: str, value: object, *, least: int = 1) -> int:
-    """``value`` as an int of at least ``least``, or TypeError/ValueError in words."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} must be a whole number, got {value!r} ({type(value).__name__}); pass an int")
-    if value < least:
-        raise ValueError(f"{what} must be at least {least}, got {value}; pass {least} or more")
-    return value
-
-
-def check_img_size(value: object) -> tuple[int, int]:
-    """An image size, an int or (height, width), as (height, width) in pixels."""
-    if isinstance(value, (tuple, list)):
-        if len(value) != 2:
-            raise ValueError(f"img_size must be one number or (height, width), got {tuple(value)!r}; pass e.g. 64")
-        return check_count("img_size height", value[0]), check_count("img_size width", value[1])
-    side = check_count("img_size", value)
-    return side, side
-
-
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """What every architecture is told: a row of its family's table, with the user's own values put in.
 
-    The fields beyond these four are the architecture's options.
+    The fields beyond these four are the architecture's options. An option's annotation says what it may be: ``bool``,
+    ``int`` (at least 1), ``float`` (finite), ``str``, ``tuple[int, ...]``, ``Literal[...]``, :data:`Rate`, or any
+    ``Annotated[type, check]`` where ``check(what, value)`` returns the value or raises.
     """
 
     name: str
@@ -71,37 +63,46 @@ class ModelConfig:
         common = {field.name for field in fields(ModelConfig)}
         return tuple(field.name for field in fields(cls) if field.name not in common)
 
+    def __post_init__(self) -> None:
+        self.validate()
+
     def validate(self) -> None:
-        """Refuse values of the wrong kind.
+        """Refuse values of the wrong kind, and make plain Python numbers of the others.
 
         Raises:
             TypeError: a value is not of the option's type.
             ValueError: a value is out of range or not one of the allowed ones.
         """
-        check_count("num_classes", self.num_classes, least=0)
-        check_count("in_chans", self.in_chans)
-        check_img_size(self.img_size)
-        hints = get_type_hints(type(self))
+        checked: dict[str, Any] = {
+            "num_classes": check_count("num_classes", self.num_classes, least=0),
+            "in_chans": check_count("in_chans", self.in_chans),
+            "img_size": check_img_size(self.img_size),
+        }
+        hints = _hints(type(self))
         for name, value in self.options.items():
-            what, hint = f"{name} of {self.name}", hints[name]
-            if get_origin(hint) is Literal:
-                if value not in get_args(hint):
-                    allowed = " or ".join(repr(choice) for choice in get_args(hint))
-                    raise ValueError(f"{what} must be {allowed}, got {value!r}; pass one of these")
-            elif hint is bool and not isinstance(value, bool):
-                raise TypeError(f"{what} must be True or False, got {value!r}; pass a bool")
-            elif hint is int:
-                check_count(what, value)
-            elif hint is float:
-                if isinstance(value, bool) or not isinstance(value, (int, float)):
-                    raise TypeError(f"{what} must be a number, got {value!r}; pass a float")
-                if not 0.0 <= value < 1.0:  # every float option of the zoo is a rate
-                    raise ValueError(f"{what} must be in [0, 1), got {value!r}; pass a rate")
-            elif hint == tuple[int, ...]:
-                if not isinstance(value, (tuple, list)):
-                    raise TypeError(f"{what} must be a tuple of whole numbers, got {value!r}; pass e.g. (2, 2, 2, 2)")
-                for item in value:
-                    check_count(f"every entry of {what}", item)
+            checked[name] = _check_option(f"{name} of {self.name}", value, hints[name])
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+
+@functools.cache
+def _hints(config_class: type[ModelConfig]) -> dict[str, Any]:
+    return get_type_hints(config_class, include_extras=True)
+
+
+def _check_option(what: str, value: Any, hint: Any) -> Any:
+    """``value`` as its annotation says: plain types, a ``Literal``, or an ``Annotated`` that carries its own check."""
+    if get_origin(hint) is Annotated:
+        (check,) = hint.__metadata__
+        return check(what, value)
+    if get_origin(hint) is Literal:
+        return check_choice(what, value, get_args(hint))
+    if hint == tuple[int, ...]:
+        if not isinstance(value, (tuple, list)):
+            raise TypeError(f"{what} must be a tuple of whole numbers, got {shorten(value)}; pass e.g. (2, 2, 2, 2)")
+        return tuple(check_count(f"every entry of {what}", item) for item in value)
+    check = {bool: check_bool, int: check_count, float: check_number, str: check_text}[hint]
+    return check(what, value)
 
 
 class Classifier(nn.Module):
@@ -136,7 +137,6 @@ class Classifier(nn.Module):
 
     def __init__(self, config: ModelConfig, *, min_size: int = 1, min_size_why: str = "") -> None:
         super().__init__()
-        config.validate()
         self.config = config
         self.num_classes = config.num_classes
         self.in_chans = config.in_chans
@@ -302,7 +302,7 @@ class Classifier(nn.Module):
 
     def extra_repr(self) -> str:
         height, width = self.img_size
-        chans = _plural(self.in_chans, "channel")
+        chans = plural(self.in_chans, "channel")
         return f"{self.config.name}: {chans} of {height}x{width}, {self.num_classes} classes"
 
 

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, ModelConfig, global_average
+from ._base import Classifier, ModelConfig, Rate, global_average
 from ._init import centred_sigmoid_, he_normal_, identity_, normal_, without_default_init
 
 
@@ -46,7 +46,7 @@ class AblationConfig(ModelConfig):
     convolution: Literal["5x5", "3x3", "two 3x3"] = "5x5"
     branched: tuple[int, ...] = ()
     gap: bool = False
-    dropout: float = 0.0
+    dropout: Rate = 0.0
 
     def validate(self) -> None:
         super().validate()

@@ -19,7 +19,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, ModelConfig
+from ._base import Classifier, ModelConfig, Rate
 from ._init import he_normal_, normal_, without_default_init
 
 
@@ -27,7 +27,7 @@ from ._init import he_normal_, normal_, without_default_init
 class AlexNetConfig(ModelConfig):
     """``dropout``: of both hidden layers of the head."""
 
-    dropout: float = 0.5
+    dropout: Rate = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import AuxLogits, Classifier, ModelConfig, global_average
+from ._base import AuxLogits, Classifier, ModelConfig, Rate, global_average
 from ._init import he_normal_, identity_, normal_, without_default_init
 
 
@@ -37,7 +37,7 @@ class GoogLeNetConfig(ModelConfig):
     last_pool: Literal["3x3", "2x2"] = "3x3"
     lrn: bool = False
     aux: bool = False
-    dropout: float = 0.4
+    dropout: Rate = 0.4
 
 
 # behind each row its parameters

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import register
-from ._base import AuxLogits, Classifier, ModelConfig, global_average
+from ._base import AuxLogits, Classifier, ModelConfig, Rate, global_average
 from ._init import he_normal_, identity_, normal_, without_default_init
 
 
@@ -29,7 +29,7 @@ class InceptionV3Config(ModelConfig):
 
     img_size: int | tuple[int, int] = 299
     aux: bool = False
-    dropout: float = 0.5
+    dropout: Rate = 0.5
 
 
 VARIANTS = (InceptionV3Config(name="inception_v3"),)  # 23,834,568; with aux 27,161,264

@@ -25,8 +25,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .._checks import check_img_size
 from ..registry import register
-from ._base import Classifier, ModelConfig, check_img_size
+from ._base import Classifier, ModelConfig
 from ._init import centred_sigmoid_, fans, he_normal_, uniform_, without_default_init
 
 

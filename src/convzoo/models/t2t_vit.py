@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, ModelConfig
+from ._base import Classifier, ModelConfig, Rate
 from ._init import identity_, normal_, without_default_init
 
 KERNELS = (7, 3, 3)  # sides of the windows of the three soft splits
@@ -43,9 +43,9 @@ class T2TViTConfig(ModelConfig):
     num_heads: int
     mlp_ratio: int = 3
     strides: tuple[int, ...] = (4, 2, 2)
-    drop_rate: float = 0.0
-    attn_drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
+    drop_rate: Rate = 0.0
+    attn_drop_rate: Rate = 0.0
+    drop_path_rate: Rate = 0.0
 
     def validate(self) -> None:
         super().validate()

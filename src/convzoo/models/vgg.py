@@ -19,7 +19,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, ModelConfig
+from ._base import Classifier, ModelConfig, Rate
 from ._init import he_normal_, identity_, normal_, without_default_init
 
 
@@ -31,7 +31,7 @@ class VGGConfig(ModelConfig):
     depths: tuple[int, ...]
     batch_norm: Literal["none", "every", "sparse"] = "none"
     head: Literal["fc", "gap"] = "fc"
-    dropout: float = 0.5
+    dropout: Rate = 0.5
 
     def validate(self) -> None:
         super().validate()

@@ -153,7 +153,7 @@ class Profile:
         Raises:
             TypeError, ValueError: ``depth`` is not a whole number of at least 1.
         """
-        from ..models._base import check_count
+        from .._checks import check_count
 
         return f"{self._table(check_count('depth', depth), indent=True)}\n{self._summary()}"
 
@@ -163,7 +163,7 @@ class Profile:
         Raises:
             TypeError, ValueError: ``depth`` is not a whole number of at least 1.
         """
-        from ..models._base import check_count
+        from .._checks import check_count
 
         lines = ["| layer | type | output | params | MACs | share |", "| --- | --- | --- | ---: | ---: | ---: |"]
         lines += [

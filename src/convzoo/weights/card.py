@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
+from .._checks import wilson_interval
 from ..registry import find_entry
 from .entries import OWNER, WeightInfo
 
@@ -14,14 +14,6 @@ if TYPE_CHECKING:
 
 METRICS = {"top1": ("accuracy", "top-1"), "top5": ("top-5 accuracy", "top-5")}
 TIMM_FAMILIES = ("resnet", "resnext", "wide_resnet")
-
-
-def interval(percent: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of an accuracy measured on ``count`` images (Wilson 1927), in percent."""
-    rate, z = percent / 100, 1.96
-    centre = (rate + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
 
 
 def make_card(model: Classifier, info: WeightInfo) -> str:
@@ -131,7 +123,7 @@ def _metrics(info: WeightInfo) -> str:
     rows = []
     for key, value in info.metrics.items():
         if key in METRICS and count:
-            low, high = interval(value, count)
+            low, high = wilson_interval(value, count)
             rows.append(f"| {METRICS[key][1]} | {value:.2f} % | {low:.2f} to {high:.2f} % | {count:,} |")
     if not rows:
         return ""

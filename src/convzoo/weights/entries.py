@@ -5,16 +5,14 @@ The table is read when it is first asked for, never at import.
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import functools
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from .._checks import did_you_mean, match_names, shorten
 from .errors import WeightsNotFound
 
 PACKAGE = Path(__file__).parent
@@ -159,10 +157,6 @@ def all_entries() -> dict[str, WeightInfo]:
     return {**folder_entries(), **read_table()[0]}
 
 
-def _natural(name: str) -> list[int | str]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-
-
 def list_weights(pattern: str = "*") -> list[str]:
     """Names (``architecture.tag``) of the weights there are, in natural order.
 
@@ -174,7 +168,7 @@ def list_weights(pattern: str = "*") -> list[str]:
         >>> "lenet5.mnist" in convzoo.list_weights("*.mnist")
         True
     """
-    return sorted(fnmatch.filter(all_entries(), pattern), key=_natural)
+    return match_names(pattern, all_entries())
 
 
 def weight_info(name: str) -> WeightInfo:
@@ -190,13 +184,12 @@ def weight_info(name: str) -> WeightInfo:
         (28, 28)
     """
     if not isinstance(name, str):
-        raise TypeError(f"weights are named by a string, got {name!r}; list_weights() names all")
+        raise TypeError(f"weights are named by a string, got {shorten(name)}; list_weights() names all")
     entries = all_entries()
     if name in entries:
         return entries[name]
-    close = difflib.get_close_matches(name, entries, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(repr(match) for match in close)}? " if close else ""
-    raise WeightsNotFound(f"there are no weights {name!r}; {hint}list_weights() names all {len(entries)}")
+    hint = did_you_mean(name, entries)
+    raise WeightsNotFound(f"there are no weights {shorten(name)}; {hint}list_weights() names all {len(entries)}")
 
 
 def default_tag(architecture: str) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import check_img_size
 from ..models import Classifier
-from ..models._base import check_img_size
 from ..registry import find_entry, make_config
 from . import find, fit, layouts
 from .entries import WeightInfo, default_tag
