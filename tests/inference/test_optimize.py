@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 import convzoo
+from convzoo.inference import is_optimized
 from convzoo.inference.packed import RELU, Activation, PackedConv2d, PackedLinear
 from convzoo.inference.winograd import Winograd
 
@@ -64,6 +65,9 @@ def test_an_ordinary_module(name):
     with torch.no_grad():
         expected, logits = model(x), fast(x)
         assert isinstance(fast, type(model))
+        assert is_optimized(fast)
+        assert is_optimized(nn.Sequential(copy.deepcopy(fast)))
+        assert not is_optimized(model)
         assert torch.equal(copy.deepcopy(fast)(x), logits)
         assert torch.equal(pickle.loads(pickle.dumps(fast))(x), logits)
         torch.manual_seed(1)

@@ -90,9 +90,25 @@ def optimize_for_inference(
         fast = copy.deepcopy(unwrap(model)).eval().requires_grad_(False)
         leave_out_training(fast)
         fast = rewrite(fast, channels_last)
+    fast.optimized_for_inference = True  # type: ignore[assignment]
     if compile:
         fast.compile(fullgraph=True, options={"freezing": True})
     return fast
+
+
+def is_optimized(model: nn.Module) -> bool:
+    """Whether ``model``, or a part of it, was made by :func:`optimize_for_inference`.
+
+    Such a part has the attribute ``optimized_for_inference``. Its state dict is not that of its class any more.
+
+    Example:
+        >>> import convzoo
+        >>> from convzoo.inference import is_optimized
+        >>> model = convzoo.create_model("lenet5")
+        >>> is_optimized(model), is_optimized(convzoo.optimize_for_inference(model))
+        (False, True)
+    """
+    return any(getattr(module, "optimized_for_inference", False) for module in model.modules())
 
 
 def leave_out_training(model: nn.Module) -> None:
