@@ -5,7 +5,8 @@
 
 Without ``--final`` a tenth of the training images is held out, to choose settings by. With it the net is trained on all
 of them, packed in float16 and measured, once, on the validation images. Called again with the same arguments a run goes
-on where it was. The guide is ``docs/tiny_imagenet.md``.
+on where it was; ``--unfinished`` alone does that with every run under ``runs/``. The guide is
+``docs/tiny_imagenet.md``.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def fit_steps(trainer: Trainer, held: Split | None, started: float) -> int:
     probe = trainer.split.select(np.arange(min(500, len(trainer.split.labels))))
     for _ in range(2):  # the first one warms up
         began = time.perf_counter()
-        count_right(trainer.average.model, probe, bf16=trainer.bf16, side=trainer.measured_side)
+        count_right(trainer.average.model, probe, trainer.prepare, bf16=trainer.bf16)
     image = (time.perf_counter() - began) / len(probe.labels)
     packed = image * (len(held.labels) if held else 10_000) * (4 if trainer.bf16 else 1)  # is read in float32
     reading = packed + image * (args.evaluations * len(held.labels) if held else 0)
@@ -213,7 +214,7 @@ def record(trainer: Trainer, held: Split | None, bar: tqdm) -> None:
     line: dict[str, Any] = {"step": done, "epoch": round(done / trainer.steps_per_epoch, 3), "loss": loss}
     line["lr"] = trainer.optimizer.param_groups[0]["lr"]
     if held:
-        right = count_right(trainer.average.model, held, bf16=trainer.bf16, side=trainer.measured_side)
+        right = count_right(trainer.average.model, held, trainer.prepare, bf16=trainer.bf16)
         line |= {f"held_out_top{k}": 100 * hits / len(held.labels) for k, hits in zip((1, 5), right, strict=True)}
     trainer.history.append({**line, "seconds": round(trainer.seconds, 1)})
     write_json(trainer.args.out / "log.json", trainer.history)
@@ -231,7 +232,9 @@ def pack(trainer: Trainer, split: Split, name: str, folder: Path) -> dict[str, A
         "epochs": round(trainer.steps / trainer.steps_per_epoch, 2),
         "steps": trainer.steps,
         **{key: getattr(args, key) for key in ("batch", "seed")},
+        **({"size": args.size} if args.size else {}),
         **({"small": args.small, "small_share": args.small_share} if args.small else {}),
+        **({"init": Path(args.init).name} if args.init else {}),
         **({"teacher": Path(args.teacher).name, "distill": args.distill} if args.teacher else {}),
         "images": len(trainer.split.labels),
         "seconds": round(trainer.seconds),
@@ -261,7 +264,7 @@ def pack(trainer: Trainer, split: Split, name: str, folder: Path) -> dict[str, A
         trainer.process.device, memory_format=torch.channels_last
     )
     count = len(split.labels)
-    right = count_right(loaded.eval(), split)
+    right = count_right(loaded.eval(), split, loaded.preprocess)
     metrics = {"top1": 100 * right[0] / count, "top5": 100 * right[1] / count, "n": count}
     convzoo.save_pretrained(model, folder, metrics=metrics, **about)
     write_json(folder / "log.json", trainer.history)
@@ -284,7 +287,20 @@ def finish(trainer: Trainer, held: Split | None) -> None:
     print(results.read_text())
 
 
+def unfinished(folder: Path) -> list[list[str]]:
+    """The command lines of the runs in ``folder`` that have a checkpoint or a beginning, and no results."""
+    commands = sorted(folder.glob("*/command.json"))
+    return [json.loads(path.read_text()) for path in commands if not path.with_name("results.json").exists()]
+
+
 def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == "--unfinished":
+        return max([run(command) for command in unfinished(Path(*argv[1:] or ["runs"]))], default=0)
+    return run(argv)
+
+
+def run(argv: list[str]) -> int:
     started = time.perf_counter()
     args = parse(argv)
     process = join(args.device)
@@ -297,6 +313,10 @@ def main(argv: list[str] | None = None) -> int:
         train_on, choose_by = hold_out(len(split.labels))
         split, held = split.select(train_on), split.select(choose_by).to(process.device)
     trainer = Trainer(args, split, process)
+    if process.rank == 0:
+        precision = "bfloat16" if trainer.bf16 else "float32"
+        print(f"{args.arch} on {process.device} in {precision}, {torch.get_num_threads()} threads", file=sys.stderr)
+        write_json(args.out / "command.json", argv)
     size = 2 * sum(value.numel() for value in trainer.model.state_dict().values())
     if args.final and size > PACKED_LIMIT:
         raise ValueError(

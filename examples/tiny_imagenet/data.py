@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .augment import normalise, resize
+from .augment import normalise
 
 
 class Split(NamedTuple):
@@ -173,14 +174,21 @@ def hold_out(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 @torch.inference_mode()
 def count_right(
-    model: nn.Module, split: Split, *, bf16: bool = False, batch: int = 500, side: int | None = None
+    model: nn.Module,
+    split: Split,
+    prepare: Callable[[Tensor], Tensor] = normalise,
+    *,
+    bf16: bool = False,
+    batch: int = 500,
 ) -> tuple[int, int]:
-    """How many images, resized to ``side`` pixels if given, have their label among the model's first one, and first
-    five, answers."""
+    """How many images have their label among the model's first one, and first five, answers.
+
+    ``prepare`` turns images (N, 3, H, W) uint8 into the model's input.
+    """
     device = next(model.parameters()).device
     top1, top5 = torch.zeros(2, dtype=torch.long, device=device)
     for images, labels in zip(split.images.split(batch), split.labels.to(device).split(batch), strict=True):
-        x = resize(normalise(images.to(device)), side).contiguous(memory_format=torch.channels_last)
+        x = prepare(images.to(device)).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             hits = model(x).topk(min(5, len(split.classes))).indices == labels[:, None]
         top1 += hits[:, 0].sum()

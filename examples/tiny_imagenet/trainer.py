@@ -27,7 +27,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import convzoo
 
-from .augment import Augment, neighbours
+from .augment import Augment, neighbours, normalise, resize
 from .data import Split
 
 NORMS = (nn.BatchNorm2d, nn.LayerNorm)
@@ -219,6 +219,10 @@ class Trainer:
             img_size=self.measured_side or tuple(self.split.images.shape[2:]),
             **self.options,
         )
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) uint8 to the input that the net is measured with."""
+        return resize(normalise(images), self.measured_side)
 
     def plan(self, steps: int) -> None:
         """Fix the length of the run, which the schedule and CutMix's default hang on."""

@@ -109,6 +109,46 @@ def test_learns_and_packs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert (packed / "config.json").stat().st_mtime_ns == before
 
 
+def test_small_images_then_larger_ones_from_the_weights_of_the_first_run(folder: Path, tmp_path: Path) -> None:
+    """Trained at 16 and 24 pixels and measured at 28; the next run starts where the first one ended."""
+    sizes = ("--size", 24, "--small", 16, "--measure", 28)
+    first = arguments(folder, tmp_path / "a", "--epochs", 6, *sizes, "--evaluations", 2, arch="fcn_gap")
+    assert script.main(first) == 0
+    packed = tmp_path / "a" / "fcn_gap.tiny_imagenet"
+    model = convzoo.create_model("fcn_gap", pretrained=packed)
+    assert model.img_size == (28, 28)
+    assert model.weights.recipe["size"] == 24
+    top1 = json.loads((tmp_path / "a" / "results.json").read_text())["metrics"]["top1"]
+    assert top1 > 60
+
+    trainer = make_trainer(folder, tmp_path / "b", "--epochs", 1, *sizes, "--init", packed, arch="fcn_gap")
+    state = trainer.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [trainer.batch(step)[0].shape[-1] for step in (0,)] == [16]
+    trainer.plan(10)
+    assert [trainer.batch(step)[0].shape[-1] for step in (4, 5)] == [16, 24]
+    held = data.load_split(str(folder), "train").select(data.hold_out(640)[1])
+    assert 100 * data.count_right(model, held, model.preprocess)[0] / 64 == top1  # as a user's pictures are read
+    second = arguments(folder, tmp_path / "b", "--epochs", 1, *sizes, "--init", packed, "--lr", 0.01, arch="fcn_gap")
+    assert script.main([*second, "--evaluations", "1"]) == 0
+    assert json.loads((tmp_path / "b" / "results.json").read_text())["recipe"]["init"] == "fcn_gap.tiny_imagenet"
+    with pytest.raises(ValueError, match="takes images of one size; leave --small and --measure out"):
+        make_trainer(folder, tmp_path / "c", "--epochs", 1, "--small", 16)
+
+
+def test_unfinished_runs_go_on_with_one_command(folder: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        args = arguments(folder, tmp_path / name, "--epochs", 1, "--evaluations", 2, arch="lenet5")
+        assert script.main([*args, "--call-minutes", "0"]) == script.UNFINISHED
+        command = json.loads((tmp_path / name / "command.json").read_text())
+        (tmp_path / name / "command.json").write_text(json.dumps(command[:-2]))  # no --call-minutes
+    assert script.main(["--unfinished", str(tmp_path)]) == 0
+    for name in ("one", "two"):
+        assert (tmp_path / name / "results.json").exists()
+        assert read_checkpoint(tmp_path / name)["done"] == 18
+    assert script.main(["--unfinished", str(tmp_path)]) == 0  # nothing is left
+
+
 def test_choosing_leaves_the_validation_images_alone(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

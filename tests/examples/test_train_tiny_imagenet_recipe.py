@@ -197,7 +197,7 @@ def test_the_steps_that_fit_are_counted(folder: Path, tmp_path: Path, monkeypatc
         self.model.conv1.weight.data += 1
         self.done += 1
 
-    def count_right(model: Any, images: Any, **options: Any) -> tuple[int, int]:
+    def count_right(model: Any, images: Any, *prepare: Any, **options: Any) -> tuple[int, int]:
         clock[0] += 0.001 * len(images.labels)
         return 0, 0
 
@@ -214,3 +214,15 @@ def test_the_steps_that_fit_are_counted(folder: Path, tmp_path: Path, monkeypatc
     args.minutes = 0.7
     with pytest.raises(ValueError, match=r"--minutes 0.7 leaves -?\d+ s to train, and a step takes 0.4\d s; pass more"):
         script.fit_steps(trainer, held, clock[0] - 40)
+
+
+def test_bfloat16_where_the_processor_has_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [*("mnist_net", "--data", str(folder), "--epochs", "1", "--device", "cpu", "--limit", "320")]
+    split = data.load_split(str(folder), "train", limit=320)
+
+    def chosen(*more: str) -> bool:
+        return training.Trainer(script.parse([*arguments, *more]), split, training.join("cpu")).bf16
+
+    for has in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"avx512_bf16": has, "avx2": True})
+        assert (chosen(), chosen("--float32"), chosen("--bfloat16")) == (has, False, True)

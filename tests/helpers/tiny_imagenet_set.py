@@ -78,8 +78,8 @@ def one_thread() -> Iterator[None]:
 
 def arguments(folder: Path, out: Path, *more: object, arch: str = "mnist_net") -> list[str]:
     """A command line for a short run on the CPU; mnist_net has dropout, so its runs need their random state."""
-    given = [arch, "--data", folder, "--out", out, "--hub", out / "hub", "--device", "cpu", "--batch", 32, *more]
-    return [str(value) for value in given]
+    given = [arch, "--data", folder, "--out", out, "--hub", out / "hub", "--device", "cpu", "--batch", 32, "--float32"]
+    return [str(value) for value in (*given, *more)]
 
 
 def make_trainer(folder: Path, out: Path, *more: object, arch: str = "mnist_net") -> Any:
