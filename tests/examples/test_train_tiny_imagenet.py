@@ -307,9 +307,9 @@ def test_minutes_plan_a_run_that_is_kept_to(
         step(self)
         clock[0] += 1.5
 
-    def timed_count(model: Any, split: Any, **options: Any) -> tuple[int, int]:
+    def timed_count(model: Any, split: Any, *prepare: Any, **options: Any) -> tuple[int, int]:
         clock[0] += 0.01 * len(split.labels)
-        return count(model, split, **options)
+        return count(model, split, *prepare, **options)
 
     monkeypatch.setattr(script, "load_split", timed_load)
     monkeypatch.setattr(training.Trainer, "step", timed_step)
