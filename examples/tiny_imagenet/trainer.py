@@ -186,8 +186,12 @@ class Trainer:
         self.options = model_options(args.arch, dict(args.option))
         torch.manual_seed(args.seed)
         self.model = self.make_model()
-        if self.model.fixed_size and (args.small or args.size != self.measured_side):
-            raise ValueError(f"{args.arch} takes images of one size; leave --small and --measure out")
+        for option in ("small", "measure"):
+            side = getattr(args, option)
+            if self.model.fixed_size and side and side != args.size:
+                raise ValueError(
+                    f"{args.arch} takes images of one size, and --{option} {side} is another; leave it out"
+                )
         if args.init:
             convzoo.load_weights(self.model, load_packed(args.init, len(split.classes), "--init").state_dict())
         self.model.to(device, memory_format=torch.channels_last)

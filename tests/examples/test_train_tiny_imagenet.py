@@ -132,8 +132,10 @@ def test_small_images_then_larger_ones_from_the_weights_of_the_first_run(folder:
     second = arguments(folder, tmp_path / "b", "--epochs", 1, *sizes, "--init", packed, "--lr", 0.01, arch="fcn_gap")
     assert script.main([*second, "--evaluations", "1"]) == 0
     assert json.loads((tmp_path / "b" / "results.json").read_text())["recipe"]["init"] == "fcn_gap.tiny_imagenet"
-    with pytest.raises(ValueError, match="takes images of one size; leave --small and --measure out"):
-        make_trainer(folder, tmp_path / "c", "--epochs", 1, "--small", 16)
+    with pytest.raises(
+        ValueError, match="mnist_net takes images of one size, and --measure 28 is another; leave it out"
+    ):
+        make_trainer(folder, tmp_path / "c", "--epochs", 1, "--measure", 28)
 
 
 def test_unfinished_runs_go_on_with_one_command(folder: Path, tmp_path: Path) -> None:
