@@ -4,11 +4,14 @@ Every tensor is drawn from a generator seeded by its own key; so are the images,
 in ``fixtures/torchvision`` were computed with exactly these numbers.
 """
 
+import functools
 import zlib
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+LARGE = 2**22  # numbers of a tensor that is drawn once a process
 
 
 def drawn(key: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -23,17 +26,28 @@ def drawn(key: str, shape: tuple[int, ...]) -> np.ndarray:
     return generator.standard_normal(shape) * 0.1
 
 
+def entry(key: str, like: Tensor) -> Tensor:
+    """What the state-dict entry ``key`` is filled with: float64, or zeros where ``like`` counts something."""
+    if not like.is_floating_point():
+        return torch.zeros(like.shape, dtype=like.dtype)
+    return (kept_entry if like.numel() >= LARGE else new_entry)(key, tuple(like.shape))
+
+
+def new_entry(key: str, shape: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(np.asarray(drawn(key, shape)))
+
+
+kept_entry = functools.cache(new_entry)  # the 103 million numbers of VGG's first wide layer are the same in all VGGs
+
+
 @torch.no_grad()
 def fill(model: nn.Module) -> nn.Module:
-    """``model``, which may be on the meta device, as a float64 model in evaluation mode with drawn values."""
+    """``model``, which may be on the meta device, as a float64 model in evaluation mode with drawn values.
+
+    The large tensors are shared between models: they are to be read only.
+    """
     model = model.double().eval()
-    if next(model.parameters()).is_meta:
-        model = model.to_empty(device="cpu")
-    for key, tensor in model.state_dict().items():
-        if tensor.is_floating_point():
-            tensor.copy_(torch.from_numpy(np.asarray(drawn(key, tuple(tensor.shape)))))
-        else:
-            tensor.zero_()
+    model.load_state_dict({key: entry(key, value) for key, value in model.state_dict().items()}, assign=True)
     return model
 
 

@@ -18,7 +18,14 @@ def test_all_twenty_one_are_here():
     assert len(NAMES) == 21
 
 
-@pytest.mark.parametrize("name", NAMES)
+def family(name):
+    """The nets of a family share their largest weights, so one process tests them all."""
+    return pytest.param(
+        name, marks=pytest.mark.xdist_group(f"parity-{convzoo.model_info(OURS.get(name, (name,))[0]).family}")
+    )
+
+
+@pytest.mark.parametrize("name", [family(name) for name in NAMES])
 def test_same_keys_and_logits(name):
     ours, options = OURS.get(name, (name, {}))
     reference = json.loads((FOLDER / f"{name}.json").read_text())
