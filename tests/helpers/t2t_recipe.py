@@ -8,6 +8,7 @@ original authors' implementation of T2T-ViT filled like this.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 
@@ -39,8 +40,9 @@ def draw(name: str, shape: tuple[int, ...], amplitude: float = 1.0, base: float 
     return torch.from_numpy(values.astype(np.float32)).reshape(shape)
 
 
+@functools.cache  # nets of one width share most of theirs
 def weight(name: str, shape: tuple[int, ...]) -> Tensor:
-    """What the state-dict entry ``name`` is filled with."""
+    """What the state-dict entry ``name`` is filled with; to be read only."""
     last = name.rpartition(".")[2]
     if name == "cls_token":
         return draw(name, shape)

@@ -96,6 +96,7 @@ def test_published_parameters():
 
 
 @pytest.mark.parametrize("case", LOGITS)
+@pytest.mark.xdist_group("t2t_logits")  # they share most of their weights
 def test_logits(case):
     model, size = build(case)
     fill(model).double()
