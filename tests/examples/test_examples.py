@@ -101,14 +101,35 @@ def test_train_mnist_on_parts_of_the_maps(digits, tmp_path):
         run(EXAMPLES / "train_mnist.py", "--model", "lenet5", *options, cwd=tmp_path)
 
 
+def test_more_epochs_and_other_nets_are_refused_in_words(digits, tmp_path):
+    options = ["--data", digits, "--batch", 40, "--held-out", 40, "--no-test", "--out", tmp_path / "run"]
+    out = run(EXAMPLES / "train_mnist.py", "--model", "lenet5", *options, "--epochs", 1, cwd=tmp_path)
+    assert f"saved in {tmp_path / 'run'}; use it: python -m convzoo predict --weights {tmp_path / 'run'}" in out
+    for more, words in (
+        (
+            ["--model", "lenet5", "--epochs", 2],
+            r"other settings \(epochs: 1, now 2\); repeat its command, pass another",
+        ),
+        (["--model", "mnist_net", "--epochs", 1], r"other settings \(model: lenet5, now mnist_net\)"),
+        (["--model", "lenet6"], r"^unknown model 'lenet6'; did you mean 'lenet5'"),
+        (["--model", "lenet5", "--data", "/nowhere"], r"^there is no folder /nowhere; pass --data a folder"),
+    ):
+        with pytest.raises(AssertionError, match=words) as failed:
+            run(EXAMPLES / "train_mnist.py", *options, *more, cwd=tmp_path)
+        assert "Traceback" not in str(failed.value).split("assert")[0]
+    more = ["--model", "lenet5", "--init", tmp_path / "run", "--epochs", 1, "--out", tmp_path / "run_2"]
+    run(EXAMPLES / "train_mnist.py", *options, *more, cwd=tmp_path)
+    assert len(json.loads((tmp_path / "run_2" / "log.json").read_text())["held_out_accuracy"]) == 1
+
+
 def test_random_parts_lie_inside_the_maps():
-    import train_mnist
+    from mnist_recipe.distort import random_part
 
     maps = torch.arange(28 * 22).view(1, 1, 28, 22)
     seen = torch.zeros(28, 22, dtype=torch.long)
     torch.manual_seed(0)
     for _ in range(4000):
-        part = train_mnist.random_part(maps)
+        part = random_part(maps)
         rows, columns = part[0, 0] // 22, part[0, 0] % 22
         assert 2 <= part.shape[2] <= 8
         assert 2 <= part.shape[3] <= 8
@@ -116,7 +137,7 @@ def test_random_parts_lie_inside_the_maps():
         assert 2 <= columns.min() <= columns.max() <= 19
         seen[rows, columns] += 1
     assert (seen[3:25, 2:20] > 0).all()
-    assert train_mnist.random_part(maps[:, :, :1, :3]).shape[2:] in {(1, 2), (1, 3)}
+    assert random_part(maps[:, :, :1, :3]).shape[2:] in {(1, 2), (1, 3)}
 
 
 def test_evaluate(digits, tmp_path):
