@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from typing import Any, Literal
 
 import torch
@@ -120,7 +119,7 @@ def leave_out_training(model: nn.Module) -> None:
     if isinstance(model, (googlenet.GoogLeNet, inception_v3.InceptionV3)) and model.config.aux:
         for name in ("aux1", "aux2", "AuxLogits"):
             model._modules.pop(name, None)
-        model.config = dataclasses.replace(model.config, aux=False)
+        model.config = model.config.changed(aux=False)
 
 
 def rewrite(module: nn.Module, channels_last: bool) -> nn.Module:

@@ -1,7 +1,8 @@
 """One file a family; importing this package registers them all."""
 
 from . import ablation, alexnet, googlenet, inception_v3, lenet, mnist, mnist_gap, resnet, t2t_vit, vgg
-from ._base import AuxLogits, Classifier, ModelConfig
+from ._base import AuxLogits, Classifier
+from ._config import ModelConfig
 
 __all__ = [
     "AuxLogits", "Classifier", "ModelConfig",

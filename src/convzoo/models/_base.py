@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from .._checks import (
-    check_bool,
-    check_choice,
     check_count,
     check_img_size,
-    check_number,
-    check_rate,
-    check_text,
     plural,
     shorten,
 )
+from ._config import ModelConfig
 from ._init import drawing_together
+from ._layers import chans_in, classes_out, find_module, first_layer, is_marked, mark, output_layer
 
 if TYPE_CHECKING:
     from ..weights import WeightInfo
-
-Rate = Annotated[float, check_rate]  # an option in [0, 1), such as the rate of a dropout; a plain float may be any
 
 
 class AuxLogits(NamedTuple):
@@ -38,80 +33,13 @@ class AuxLogits(NamedTuple):
     aux: tuple[Tensor, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """What every architecture is told: a row of its family's table, with the user's own values put in.
-
-    The fields beyond these four are the architecture's options. An option's annotation says what it may be: ``bool``,
-    ``int`` (at least 1), ``float`` (finite), ``str``, ``tuple[int, ...]``, ``Literal[...]``, :data:`Rate`, or any
-    ``Annotated[type, check]`` where ``check(what, value)`` returns the value or raises.
-    """
-
-    name: str
-    num_classes: int = 1000
-    in_chans: int = 3
-    img_size: int | tuple[int, int] = 224
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The architecture's options and their values."""
-        return {name: getattr(self, name) for name in self.option_names()}
-
-    @classmethod
-    def option_names(cls) -> tuple[str, ...]:
-        """Names of the options of this family."""
-        common = {field.name for field in fields(ModelConfig)}
-        return tuple(field.name for field in fields(cls) if field.name not in common)
-
-    def __post_init__(self) -> None:
-        self.validate()
-
-    def validate(self) -> None:
-        """Refuse values of the wrong kind, and make plain Python numbers of the others.
-
-        Raises:
-            TypeError: a value is not of the option's type.
-            ValueError: a value is out of range or not one of the allowed ones.
-        """
-        checked: dict[str, Any] = {
-            "num_classes": check_count("num_classes", self.num_classes, least=0),
-            "in_chans": check_count("in_chans", self.in_chans),
-            "img_size": check_img_size(self.img_size),
-        }
-        hints = _hints(type(self))
-        for name, value in self.options.items():
-            checked[name] = _check_option(f"{name} of {self.name}", value, hints[name])
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-
-
-@functools.cache
-def _hints(config_class: type[ModelConfig]) -> dict[str, Any]:
-    return get_type_hints(config_class, include_extras=True)
-
-
-def _check_option(what: str, value: Any, hint: Any) -> Any:
-    """``value`` as its annotation says: plain types, a ``Literal``, or an ``Annotated`` that carries its own check."""
-    if get_origin(hint) is Annotated:
-        (check,) = hint.__metadata__
-        return check(what, value)
-    if get_origin(hint) is Literal:
-        return check_choice(what, value, get_args(hint))
-    if hint == tuple[int, ...]:
-        if not isinstance(value, (tuple, list)):
-            raise TypeError(f"{what} must be a tuple of whole numbers, got {shorten(value)}; pass e.g. (2, 2, 2, 2)")
-        return tuple(check_count(f"every entry of {what}", item) for item in value)
-    check = {bool: check_bool, int: check_count, float: check_number, str: check_text}[hint]
-    return check(what, value)
-
-
 class Classifier(nn.Module):
     """An image classifier: images (N, in_chans, H, W) to logits (N, num_classes).
 
     Attributes:
-        config: the row this model was built from.
-        num_classes: length of the logits; 0 means no head, :meth:`forward` then returns features.
-        in_chans: channels of the images.
+        config: the row this model was built from, with the classes and channels that it has now.
+        num_classes: length of the logits, read off the head; 0 means no head, :meth:`forward` then returns features.
+        in_chans: channels of the images, read off the first layer.
         num_features: width of the features the classifier reads, ``(N, num_features)``.
         img_size: (height, width) the model is meant for; other sizes work too, unless ``fixed_size``.
         min_size: smallest height and width, in pixels, that leaves at least one cell of every map.
@@ -119,7 +47,8 @@ class Classifier(nn.Module):
         can_checkpoint: whether :meth:`set_grad_checkpointing` works.
         classifier_name: path of the last layer, the one that :meth:`reset_classifier` replaces.
         stages: stage name to path of the module whose output ends the stage, from the image inwards.
-        weights: what is known of the weights, for a model made with pretrained ones; else None.
+        weights: what is known of the weights, for a model made with pretrained ones; else None. Without class names
+            and accuracy once the head is another, None once the first layer is.
         cam_method: how :func:`convzoo.cam` explains this net when it is left to choose.
         cam_layer: path of the module whose output Grad-CAM explains: the last convolution's maps, activated, before
             the final pooling. Empty where the maps that ``forward_features`` returns serve.
@@ -131,20 +60,72 @@ class Classifier(nn.Module):
     classifier_name: str = "fc"
     cam_method: Literal["cam", "grad_cam", "attention"] = "cam"
     cam_layer: str = ""
-    weights: WeightInfo | None = None
     stages: dict[str, str]
     num_features: int
 
     def __init__(self, config: ModelConfig, *, min_size: int = 1, min_size_why: str = "") -> None:
         super().__init__()
-        self.config = config
-        self.num_classes = config.num_classes
-        self.in_chans = config.in_chans
+        self._config = copy.copy(config)  # what a trainer assigns to it stays with this model
+        self._weights: WeightInfo | None = None
         self.img_size = check_img_size(config.img_size)
         self.min_size = min_size
         self._min_size_why = min_size_why
         if min(self.img_size) < min_size:
             raise ValueError(self._too_small(*self.img_size))
+
+    @property
+    def num_classes(self) -> int:
+        classes = classes_out(find_module(self, self.classifier_name))
+        return self._config.num_classes if classes is None else classes
+
+    @num_classes.setter
+    def num_classes(self, value: int) -> None:
+        if value != self.num_classes:
+            raise ValueError(
+                f"num_classes of {self._config.name} is {self.num_classes}, which its head says, got {shorten(value)}; "
+                "reset_classifier(num_classes), or another module as the head, changes it"
+            )
+
+    @property
+    def in_chans(self) -> int:
+        chans = chans_in(self)
+        return self._config.in_chans if chans is None else chans
+
+    @in_chans.setter
+    def in_chans(self, value: int) -> None:
+        if value != self.in_chans:
+            raise ValueError(
+                f"in_chans of {self._config.name} is {self.in_chans}, which its first layer says, got "
+                f"{shorten(value)}; another module in its place changes it"
+            )
+
+    @property
+    def config(self) -> ModelConfig:
+        config, classes, chans = self._config, self.num_classes, self.in_chans
+        if config.num_classes != classes or config.in_chans != chans:
+            config = self._config = config.changed(num_classes=classes, in_chans=chans)
+        return config
+
+    @config.setter
+    def config(self, config: ModelConfig) -> None:
+        self._config = config
+
+    @property
+    def weights(self) -> WeightInfo | None:
+        info = self._weights
+        if info is None or not is_marked(first_layer(self), info.name):
+            return None
+        head = output_layer(find_module(self, self.classifier_name))
+        if is_marked(head, info.name) or (head is None and info.num_classes == 0):
+            return info
+        return info.with_other_head(self.num_classes)
+
+    @weights.setter
+    def weights(self, info: WeightInfo | None) -> None:
+        self._weights = info
+        if info is not None:
+            mark(first_layer(self), info.name)
+            mark(output_layer(find_module(self, self.classifier_name)), info.name)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (N, in_chans, H, W) to the last maps (N, C, h, w), or to tokens (N, L, D)."""
@@ -199,6 +180,7 @@ class Classifier(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew, each once, from the default generator; nothing to draw on the meta device."""
+        self._weights = None
         if not next(self.parameters()).is_meta:
             with drawing_together():
                 self.apply(self.init_weights)
@@ -251,9 +233,8 @@ class Classifier(nn.Module):
             >>> model.get_classifier().out_features
             7
         """
-        check_count("num_classes", num_classes, least=0)
+        num_classes = check_count("num_classes", num_classes, least=0)
         self._replace(self.classifier_name, self.make_classifier(num_classes))
-        self.num_classes = num_classes
 
     def _replace(self, path: str, fresh: nn.Module) -> None:
         """Put ``fresh``, newly drawn, where ``path`` names a submodule; on the model's device, in its dtype."""
@@ -303,7 +284,7 @@ class Classifier(nn.Module):
     def extra_repr(self) -> str:
         height, width = self.img_size
         chans = plural(self.in_chans, "channel")
-        return f"{self.config.name}: {chans} of {height}x{width}, {self.num_classes} classes"
+        return f"{self.config.name}: {chans} of {height}x{width}, {plural(self.num_classes, 'class', 'classes')}"
 
 
 def global_average(maps: Tensor) -> Tensor:

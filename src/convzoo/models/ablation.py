@@ -31,11 +31,12 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, ModelConfig, Rate, global_average
+from ._base import Classifier, global_average
+from ._config import ModelConfig, Rate
 from ._init import centred_sigmoid_, he_normal_, identity_, normal_, without_default_init
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class AblationConfig(ModelConfig):
     """``convolution``: of every stage; ``branched``: the stages (5, 6) that are four branches instead; ``gap``: pool
     globally instead of flattening; ``dropout``: before the last layer."""

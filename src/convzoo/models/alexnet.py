@@ -19,18 +19,19 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, ModelConfig, Rate
+from ._base import Classifier
+from ._config import ModelConfig, Rate
 from ._init import he_normal_, normal_, without_default_init
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class AlexNetConfig(ModelConfig):
     """``dropout``: of both hidden layers of the head."""
 
     dropout: Rate = 0.5
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class AlexNet2012Config(AlexNetConfig):
     """``groups``: 2, the paper's two towers, or 1."""
 

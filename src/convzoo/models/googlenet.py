@@ -23,11 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import AuxLogits, Classifier, ModelConfig, Rate, global_average
+from ._base import AuxLogits, Classifier, global_average
+from ._config import ModelConfig, Rate
 from ._init import he_normal_, identity_, normal_, without_default_init
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class GoogLeNetConfig(ModelConfig):
     """``batch_norm``: where it stands; ``third_branch``: its kernel; ``lrn``: local response normalisation around the
     stem; ``aux``: the auxiliary heads; ``dropout``: before the last layer."""

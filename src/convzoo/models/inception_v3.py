@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import register
-from ._base import AuxLogits, Classifier, ModelConfig, Rate, global_average
+from ._base import AuxLogits, Classifier, global_average
+from ._config import ModelConfig, Rate
 from ._init import he_normal_, identity_, normal_, without_default_init
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class InceptionV3Config(ModelConfig):
     """``aux``: the auxiliary head; ``dropout``: before the last layer."""
 

@@ -27,11 +27,12 @@ from torch import Tensor, nn
 
 from .._checks import check_img_size
 from ..registry import register
-from ._base import Classifier, ModelConfig
+from ._base import Classifier
+from ._config import ModelConfig
 from ._init import centred_sigmoid_, fans, he_normal_, uniform_, without_default_init
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class LeNetConfig(ModelConfig):
     """LeNets have no options."""
 
@@ -169,6 +170,10 @@ class RadialBasis(nn.Module):
         super().__init__()
         self.register_buffer("codes", torch.empty(num_classes, 84))  # part of the state: another net, other codes
         self.codes: Tensor
+
+    @property
+    def out_features(self) -> int:
+        return len(self.codes)
 
     def forward(self, x: Tensor) -> Tensor:
         return -(x[:, None] - self.codes).square().sum(-1)

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import register
-from ._base import Classifier, ModelConfig
+from ._base import Classifier
+from ._config import ModelConfig
 from ._init import he_normal_, identity_, normal_, without_default_init
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class MnistConfig(ModelConfig):
     """Digits: one channel of 28x28, ten classes."""
 
@@ -32,7 +33,7 @@ class MnistConfig(ModelConfig):
     img_size: int | tuple[int, int] = 28
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class MnistNetConfig(MnistConfig):
     """``log_softmax``: give log-probabilities, as the example does, instead of logits."""
 

@@ -18,7 +18,7 @@ from ._init import without_default_init
 from .mnist import MnistClassifier, MnistConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class FcnGapConfig(MnistConfig):
     """``head``: a linear layer on the pooled maps; or the last convolution gives a map per class, then pooled; or a
     1x1 convolution on the pooled maps."""

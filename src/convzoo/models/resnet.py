@@ -21,11 +21,12 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, ModelConfig
+from ._base import Classifier
+from ._config import ModelConfig
 from ._init import he_normal_, identity_, normal_, without_default_init
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ResNetConfig(ModelConfig):
     """``depths``: blocks per stage; ``groups`` and ``width_per_group``: of the 3x3 convolution of a bottleneck;
     ``stem``: 7x7/2 and a 3x3/2 pooling, or for small images 3x3/1 alone; ``shortcut``: keep the residual

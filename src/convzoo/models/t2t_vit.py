@@ -24,14 +24,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, ModelConfig, Rate
+from ._base import Classifier
+from ._config import ModelConfig, Rate
 from ._init import identity_, normal_, without_default_init
 
 KERNELS = (7, 3, 3)  # sides of the windows of the three soft splits
 TOKEN_DIM = 64  # width of a token between the splits
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class T2TViTConfig(ModelConfig):
     """``tokens``: the attention between the soft splits; ``strides``: of the three splits, in cells of their input;
     ``drop_rate``: dropout of tokens, projections and MLPs, ``attn_drop_rate``: of attention probabilities;

@@ -19,11 +19,12 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, ModelConfig, Rate
+from ._base import Classifier
+from ._config import ModelConfig, Rate
 from ._init import he_normal_, identity_, normal_, without_default_init
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class VGGConfig(ModelConfig):
     """``depths``: convolutions per block; ``batch_norm``: where it stands; ``head``: the paper's three linear layers
     or global average pooling and one; ``dropout``: in the paper's head."""

@@ -101,8 +101,13 @@ class WeightInfo:
         """True if the file travels in the package, so that no network is needed."""
         return bundled_path(self.name).is_file()
 
-    def with_other_head(self, num_classes: int, change: str) -> WeightInfo:
-        """What still holds once the head is another one; ``change`` says so in ``adapted``."""
+    def with_other_head(self, num_classes: int) -> WeightInfo:
+        """What still holds once the head is another one, for ``num_classes`` classes; ``adapted`` says so."""
+        if num_classes == 0:
+            change = f"the head for {self.num_classes} classes left out"
+        else:
+            change = f"a fresh head for {num_classes} classes"
+            change += "" if num_classes == self.num_classes else f", not {self.num_classes}"
         nothing: dict[str, Any] = {"classes": (), "class_ids": (), "class_descriptions": (), "metrics": {}}
         return replace(self, num_classes=num_classes, adapted=(*self.adapted, change), **nothing)
 

@@ -199,12 +199,7 @@ def load_fitted(native: ModelConfig, state: State, info: WeightInfo, wanted: Wan
     put_in(model, state, f"the weights {info.name}")
     if wanted.num_classes is not None and wanted.num_classes != info.num_classes:
         model.reset_classifier(wanted.num_classes)
-        model.config = replace(model.config, num_classes=wanted.num_classes)
-        if wanted.num_classes:
-            change = f"a fresh head for {wanted.num_classes} classes, not {info.num_classes}"
-        else:
-            change = f"the head for {info.num_classes} classes left out"
-        info = info.with_other_head(wanted.num_classes, change)
+        info = info.with_other_head(wanted.num_classes)
     if info.adapted:
         info = replace(info, metrics={})
     model.weights = info

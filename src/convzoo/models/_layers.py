@@ -1,0 +1,90 @@
+"""What the first and the last layer of a network say about it, whoever put them there.
+
+A user may replace the head or the first convolution by hand (``model.fc = nn.Linear(512, 3)``). The number of classes
+and of channels is therefore read off the layers. Whether a layer is still the one that pretrained weights were loaded
+into is told by a mark on the layer itself: it stays through ``deepcopy``, ``pickle``, ``to`` and ``load_state_dict``,
+and a new layer does not have it.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+_MARK = "_convzoo_weights"
+_WIDTHS_IN = ("in_channels", "num_features", "num_channels")  # of convolutions, and of norms that stand first
+_WIDTHS_OUT = ("out_features", "out_channels", "num_classes", "num_features")
+
+
+def find_module(model: nn.Module, path: str) -> nn.Module | None:
+    """The submodule at ``path``, if there is one."""
+    module: nn.Module | None = model
+    for name in path.split("."):
+        if module is None:
+            return None
+        module = module._modules.get(name)
+    return module
+
+
+def first_layer(module: nn.Module) -> nn.Module | None:
+    """The first layer inside ``module`` that has parameters, or that says how many channels it reads."""
+    for child in module._modules.values():
+        if child is not None:
+            layer = child if child._parameters or _width(child, _WIDTHS_IN) is not None else first_layer(child)
+            if layer is not None:
+                return layer
+    return None
+
+
+def output_layer(head: nn.Module | None) -> nn.Module | None:
+    """The layer of a head whose outputs are the logits; None where the head computes with nothing of its own.
+
+    Of a :class:`~torch.nn.Sequential` it is the last that is more than a function, such as dropout or softmax, of its
+    input.
+    """
+    if isinstance(head, nn.Sequential):
+        layers = map(output_layer, reversed(head._modules.values()))
+        return next((layer for layer in layers if layer is not None), None)
+    if head is None:
+        return None
+    return head if head._parameters or head._buffers or head._modules or _width(head, _WIDTHS_OUT) is not None else None
+
+
+def chans_in(model: nn.Module) -> int | None:
+    """Channels that the first layer of ``model`` reads; None where it does not say."""
+    layer = first_layer(model)
+    return None if layer is None else _width(layer, _WIDTHS_IN)
+
+
+def classes_out(head: nn.Module | None) -> int | None:
+    """Length of what ``head`` puts out; 0 for one that lets the features through, None where nothing says."""
+    if head is None:
+        return None
+    layer = output_layer(head)
+    if layer is None:
+        return 0
+    width = _width(layer, _WIDTHS_OUT)
+    if width is None and (weight := layer._parameters.get("weight")) is not None and weight.ndim > 1:
+        return weight.shape[0]
+    if width is None:
+        widths = map(classes_out, reversed(layer._modules.values()))
+        return next((width for width in widths if width), None)
+    return width
+
+
+def mark(layer: nn.Module | None, weights: str) -> None:
+    """Note in ``layer`` that the weights called ``weights`` were loaded into it."""
+    if layer is not None:
+        setattr(layer, _MARK, weights)
+
+
+def is_marked(layer: nn.Module | None, weights: str) -> bool:
+    """Whether ``layer``, or what it wraps, is the one that :func:`mark` was given."""
+    return layer is not None and any(part.__dict__.get(_MARK) == weights for part in layer.modules())
+
+
+def _width(layer: nn.Module, names: tuple[str, ...]) -> int | None:
+    for name in names:
+        width = getattr(layer, name, None)
+        if type(width) is int:
+            return width
+    return None
