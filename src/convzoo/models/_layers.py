@@ -83,8 +83,8 @@ def is_marked(layer: nn.Module | None, weights: str) -> bool:
 
 
 def _width(layer: nn.Module, names: tuple[str, ...]) -> int | None:
-    for name in names:
-        width = getattr(layer, name, None)
+    for name in names:  # not by getattr alone: a module takes microseconds to say that it has no such attribute
+        width = layer.__dict__.get(name) or (getattr(layer, name) if hasattr(type(layer), name) else None)
         if type(width) is int:
             return width
     return None
