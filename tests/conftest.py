@@ -24,7 +24,7 @@ for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "CONVZOO_WEIGHTS"):
     os.environ.pop(name, None)
 
 import pytest  # noqa: E402
-from helpers.hubserver import HubServer  # noqa: E402
+from helpers.hubserver import HubServer, point_client_at  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -41,10 +41,7 @@ def hub(hub_server, monkeypatch, tmp_path):
 
     hub_server.repos.clear()
     hub_server.clear()
-    monkeypatch.setattr(constants, "ENDPOINT", hub_server.url)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub_server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
+    point_client_at(hub_server.url, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     yield hub_server
     hub_server.clear()

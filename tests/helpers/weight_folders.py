@@ -40,7 +40,7 @@ def put(hub, folder: Path, repo_id: str = "someone/lenet5.made_up", **where) -> 
 
 def fetch(repo_id: str = "someone/files", filename: str = "model.safetensors", revision=None, sha256=None, **access):
     """One file of a repository."""
-    return Repository(repo_id, revision, Access(**access)).fetch(filename, sha256)
+    return Repository(repo_id, revision, Access(**access)).read(lambda files: files.fetch(filename, sha256))
 
 
 def same(model, other) -> bool:
@@ -56,7 +56,8 @@ def leftovers(cache: Path) -> list[str]:
 
 def start_python(code: str, hub=None, cache: Path | None = None, **more) -> subprocess.Popen:
     """A fresh process that runs ``code`` against the local Hub."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), str(TESTS)])}
+    paths = [str(SOURCE), str(TESTS), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     environment |= {"HF_HUB_CACHE": str(cache)} if cache else {}
     environment |= {"HF_ENDPOINT": hub.url} if hub else {}
     return subprocess.Popen(

@@ -7,7 +7,7 @@ import re
 import time
 
 import pytest
-from helpers.hubserver import Blob
+from helpers.hubserver import Blob, point_client_at
 from helpers.weight_folders import fetch, files_of, leftovers, make_folder, put, same
 
 import convzoo
@@ -19,7 +19,7 @@ from convzoo import (
     WeightsNotFound,
     WeightsUnavailable,
 )
-from convzoo.weights import hub as hub_module
+from convzoo.weights import transfer
 
 REPO = "someone/files"
 DATA = bytes(range(256)) * 400  # 100 kB that no test parses
@@ -28,7 +28,7 @@ DEAD = "http://127.0.0.1:9"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(hub_module, "PAUSE", 0.01)
+    monkeypatch.setattr(transfer, "PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -39,10 +39,7 @@ def commit(hub):
 
 def cut_off(monkeypatch):
     """As if the network were gone."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "ENDPOINT", DEAD)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", DEAD + "/{repo_id}/resolve/{revision}/{filename}")
+    point_client_at(DEAD, monkeypatch)
 
 
 def go_offline(monkeypatch):

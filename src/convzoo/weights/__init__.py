@@ -1,8 +1,9 @@
 """Weights: where they are found, how they are checked, how they are fitted to a model, how they are published.
 
-``entries`` is the table of what there is, ``find`` the order of places, ``hub`` the cache and the Hub, ``files`` the
+``entries`` is the table of what there is, ``find`` the order of places, ``hub`` a repository of the Hub (``cache`` its
+folder on this machine, ``transfer`` the way of its files, ``client`` what the Hub's own library says), ``files`` the
 reading of safetensors, ``schema`` the ``config.json``, ``layouts`` other people's names, ``fit`` other classes,
-channels and sizes, ``preprocess`` the input that weights expect, ``publish`` and ``card`` the way out.
+channels and sizes, ``preprocess`` the input that weights expect, ``publish``, ``card`` and ``push`` the way out.
 """
 
 from .entries import WeightInfo, list_weights, weight_info
@@ -16,7 +17,8 @@ from .errors import (
     WeightsUnsafe,
 )
 from .load import create_pretrained, load_weights
-from .publish import push_to_hub, save_pretrained
+from .publish import save_pretrained
+from .push import push_to_hub
 
 __all__ = [
     "WeightInfo",

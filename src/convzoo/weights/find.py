@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import entries
+from .client import check_token
 from .entries import FILE_NAME, OWNER, WeightInfo, bundled_path, read_table, weight_info
 from .errors import WeightsError, WeightsNotFound
 from .files import check_hash, read_metadata, refuse_pickle_name
@@ -20,9 +21,12 @@ CONFIG_NAME = "config.json"
 class Access:
     """How the Hub is asked: the client's own arguments, with their usual meaning."""
 
-    token: str | bool | None = None
+    token: str | bool | None = field(default=None, repr=False)
     local_files_only: bool = False
     cache_dir: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token", check_token(self.token))
 
 
 @dataclass(frozen=True)
@@ -139,14 +143,16 @@ def find_repository(repo_id: str, revision: str | None, access: Access, info: We
             for place in (folder / name for name in (repo_id, *owned)):
                 if (place / FILE_NAME).is_file():
                     return find_path(place)
-    from .hub import Repository
+    from .hub import Repository, Snapshot
 
-    repository = Repository(repo_id, revision, access)
-    config_path = repository.fetch(CONFIG_NAME)  # first: the Hub counts downloads by it
-    if info is None:
-        info = read_info(read_config(config_path), f"{CONFIG_NAME} of {repo_id}", repo_id=repo_id)
-    path = repository.fetch(FILE_NAME, info.sha256)
-    return Found(path, replace(info, revision=repository.commit, source=f"{repo_id}@{repository.commit}"))
+    def use(files: Snapshot) -> Found:
+        config_path = files.fetch(CONFIG_NAME)  # first: the Hub counts downloads by it
+        described = info or read_info(read_config(config_path), f"{CONFIG_NAME} of {repo_id}", repo_id=repo_id)
+        path = files.fetch(FILE_NAME, described.sha256)
+        read_metadata(path)  # what is not safetensors at all is not used
+        return Found(path, replace(described, revision=files.commit, source=f"{repo_id}@{files.commit}"))
+
+    return Repository(repo_id, revision, access).read(use)
 
 
 def split_repository(source: str) -> tuple[str, str | None]:

@@ -1,4 +1,4 @@
-"""The way out: a model into a folder in the Hub's layout, a folder onto the Hub, a folder into the package."""
+"""The way out: a model into a folder in the Hub's layout, a folder into the package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from .schema import CROP_MODES, INTERPOLATIONS, make_config, name_classes, read_
 
 CARD_NAME, LOG_NAME = "README.md", "log.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-LATER = "set HF_ENDPOINT to another server"
 PACKAGE_LIMIT = 16_000_000  # bytes of weights that travel in the package
 
 
@@ -224,74 +223,6 @@ def export_bundled(name: str, folder: str | os.PathLike[str]) -> Path:
         raise WeightsNotFound(f"the weights {name} do not travel in the package; download them from {info.repo_id}")
     model = registry.create_model(name, pretrained=True)
     return _write_repository(Path(folder), model, info, lambda path: shutil.copyfile(source, path))
-
-
-def push_to_hub(
-    source: Classifier | str | os.PathLike[str],
-    repo_id: str | None = None,
-    *,
-    token: str | None = None,
-    private: bool = False,
-    message: str | None = None,
-    **saved: Any,
-) -> str:
-    """Publish a model, or a folder that :func:`save_pretrained` wrote, on the Hub.
-
-    The repository is made if it is not there. What is there unchanged is not uploaded, and if nothing changed no
-    commit is made.
-
-    Args:
-        source: the model, or the folder.
-        repo_id: ``owner/name``; the one that the folder or ``tag=`` names by default.
-        token: of an account that may write there; the one logged in by default.
-        private: make a new repository private.
-        message: of the commit.
-        **saved: for a model, the arguments of :func:`save_pretrained`.
-
-    Returns:
-        The hash of the commit that the files are in, to pin.
-
-    Raises:
-        WeightsForbidden: no token, or one that may not write there.
-        WeightsUnavailable: the Hub cannot be reached.
-        WeightsError: the folder is not sound.
-        ValueError: the Hub refuses the model card.
-
-    Example:
-        >>> import convzoo
-        >>> model = convzoo.create_model("lenet5", pretrained=True)
-        >>> convzoo.push_to_hub(model, "you/lenet5.mnist")  # doctest: +SKIP
-    """
-    if isinstance(source, Classifier):
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = save_pretrained(source, Path(temporary) / "model", repo_id=repo_id, **saved)
-            return push_to_hub(folder, repo_id, token=token, private=private, message=message)
-    from huggingface_hub import HfApi
-
-    from .. import __version__
-    from .hub import explain
-
-    folder = Path(source)
-    info = find_path(folder).info
-    if info is None:
-        raise WeightsNotFound(f"the folder {folder} has no {CONFIG_NAME}; write it with save_pretrained")
-    target = repo_id or f"{OWNER}/{info.name}"
-    api = HfApi(token=token, library_name="convzoo", library_version=__version__)
-    try:
-        api.create_repo(target, exist_ok=True, private=private)
-        commit = api.upload_folder(
-            repo_id=target,
-            folder_path=folder,
-            allow_patterns=[FILE_NAME, CONFIG_NAME, CARD_NAME, LOG_NAME],
-            commit_message=message or f"{info.name}, by convzoo {__version__}",
-        )
-    except ValueError as error:
-        if "README.md" in str(error):  # what the Hub does not take as a card
-            raise
-        raise explain(error, f"publishing {target}", LATER) from error
-    except Exception as error:  # the client lets errors of its HTTP library through
-        raise explain(error, f"publishing {target}", LATER) from error
-    return commit.oid
 
 
 def bundle(folder: str | os.PathLike[str], *, default: bool | None = None, copy: bool = True) -> WeightInfo:
