@@ -76,7 +76,7 @@ class Stated:
 
 
 @functools.cache
-def user_agent() -> dict[str, str]:
+def user_agent() -> dict[str, Any]:
     """Who we are, in the client's arguments."""
     from importlib.metadata import PackageNotFoundError, version
 
