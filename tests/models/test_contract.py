@@ -176,6 +176,21 @@ def test_what_it_refuses(model, name):
             model(torch.zeros(1, CHANS, height + 8, width))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_symbolic_trace(model, mode):
+    """The graph computes the same logits, at another batch size too."""
+    model = copy.deepcopy(model).train(mode == "train")
+    graph = torch.fx.symbolic_trace(model)
+    assert any(node.op == "call_module" for node in graph.graph.nodes)
+    for count in (3, 2):
+        x = images(model, count)
+        torch.manual_seed(5)
+        expected = model(x)
+        torch.manual_seed(5)
+        assert torch.equal(graph(x), expected)
+
+
 def test_info(name):
     info = convzoo.model_info(name)
     assert info.params > 0

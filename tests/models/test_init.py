@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import convzoo
-from convzoo.models._init import LARGE, drawing_together, he_normal_, normal_, uniform_
+from convzoo.models._init import LARGE, drawing_together, he_normal_, normal_, orthogonal, uniform_
 
 
 def weights(**options):
@@ -99,3 +99,65 @@ def test_tensors_of_other_kinds_are_drawn_where_they_are():
         model = convzoo.create_model("resnet18")
     assert isinstance(model.fc.weight, fake_tensor.FakeTensor)
     assert convzoo.create_model("resnet18").fc.weight.detach().std() == pytest.approx(0.01, rel=0.1)
+
+
+FAMILIES = [
+    ("lenet5", {}),
+    ("lenet5_1998", {}),
+    ("lenet_sigmoid", {"img_size": 36}),
+    ("mnist_net", {}),
+    ("basic_cnn", {}),
+    ("fcn_gap", {}),
+    ("mnist_resnet", {}),
+    ("vgg11_bn", {"head": "gap", "img_size": 32}),
+    ("googlenet", {"img_size": 40}),
+    ("inception_v3", {"img_size": 80}),
+    ("cnn_all_tricks", {"img_size": 32}),
+    ("resnet18", {"img_size": 32}),
+    ("t2t_vit_7", {"img_size": 32, "depth": 2}),
+    ("t2t_vit_t_14", {"img_size": 32, "depth": 2}),
+]  # fmt: skip; AlexNet's 60 million numbers are drawn as VGG's
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(("name", "options"), FAMILIES)
+def test_made_under_another_default_type(name, options, dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model = convzoo.create_model(name, 5, **options).eval()
+        assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {dtype}
+        if dtype != torch.float64 and any(isinstance(layer, nn.LocalResponseNorm) for layer in model.modules()):
+            model.float()  # the framework has none of 16 bits for the CPU
+        with torch.no_grad():
+            logits = model(torch.randn(2, model.in_chans, *model.img_size).to(next(model.parameters()).dtype))
+    finally:
+        torch.set_default_dtype(before)
+    assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {logits.dtype}
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize(("name", "options"), FAMILIES)
+def test_made_empty_and_given_its_numbers(name, options, monkeypatch):
+    """On meta, then by either of the framework's two ways: nothing is left without numbers."""
+    model = convzoo.create_model(name, 5, **options).eval()
+    x, state = torch.randn(2, model.in_chans, *model.img_size), model.state_dict()
+    with torch.device("meta"):
+        assigned, copied = (convzoo.create_model(name, 5, **options).eval() for _ in range(2))
+    assigned.load_state_dict(state, assign=True)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)  # memory that nobody has filled holds NaN, or the largest integer
+    try:
+        copied.to_empty(device="cpu").load_state_dict(state)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    with torch.no_grad():
+        assert torch.equal(assigned(x), model(x))
+        assert torch.equal(copied(x), model(x))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(32, 64), (64, 32), (5, 5)])
+def test_orthogonal(rows, columns):
+    matrix = orthogonal(rows, columns)
+    product = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
+    torch.testing.assert_close(product, torch.eye(min(rows, columns)), rtol=0, atol=1e-5)

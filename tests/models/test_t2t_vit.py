@@ -257,6 +257,22 @@ def test_fresh_weights(name):
             assert not parameter.any(), key
 
 
+@pytest.mark.parametrize("name", ["t2t_vit_7", "t2t_vit_t_14_small"])
+def test_fixed_tables_stay_what_they_are(name):
+    """Whatever is switched on, in either of the usual ways, and with weight decay."""
+    model = convzoo.create_model(name, 10, img_size=32, depth=2).requires_grad_(False).requires_grad_(True)
+    fixed = model.fixed_tables()
+    assert [path for path, parameter in model.named_parameters() if not parameter.requires_grad] == fixed
+    assert len(fixed) == (3 if name == "t2t_vit_7" else 1)
+    before = {path: model.get_parameter(path).detach().clone() for path in fixed}
+    for parameter in model.parameters():
+        parameter.requires_grad = True
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    model(images(32)).square().sum().backward()
+    optimizer.step()
+    assert all(torch.equal(model.get_parameter(path), table) for path, table in before.items())
+
+
 def test_head_and_features():
     model = convzoo.create_model("t2t_vit_7", num_classes=10, in_chans=1, img_size=32).eval()
     x = torch.rand(2, 1, 32, 32)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
+import torch.fx
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
@@ -23,6 +22,8 @@ from ._init import drawing_together
 from ._layers import chans_in, classes_out, find_module, first_layer, is_marked, mark, output_layer
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from ..weights import WeightInfo
 
 
@@ -163,8 +164,13 @@ class Classifier(nn.Module):
         """``block(*inputs)``, which in training is computed a second time where checkpointing is on."""
         if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
             return block(*inputs)
-        contexts = functools.partial(recomputation, block)
-        return torch.utils.checkpoint.checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
+        if torch.compiler.is_compiling():  # the compiler writes buffers once, at the end of the forward graph
+            return torch.utils.checkpoint.checkpoint(block, *inputs, use_reentrant=False)
+
+        def around_both_passes() -> tuple[Any, Any]:
+            return contextlib.nullcontext(), BuffersAsBefore(block)
+
+        return torch.utils.checkpoint.checkpoint(block, *inputs, use_reentrant=False, context_fn=around_both_passes)
 
     def _run_blocks(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
         """``blocks(x)``, each of them by :meth:`_run`."""
@@ -173,6 +179,17 @@ class Classifier(nn.Module):
         for block in blocks:
             x = self._run(block, x)
         return x
+
+    def fixed_tables(self) -> list[str]:
+        """Paths of parameters that are constants of the architecture: no gradient reaches them, whatever is set."""
+        return []
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """As :meth:`torch.nn.Module.requires_grad_`, but what is never trained (:meth:`fixed_tables`) stays so."""
+        super().requires_grad_(requires_grad)
+        for path in self.fixed_tables():
+            self.get_parameter(path).requires_grad_(False)
+        return self
 
     def init_weights(self, module: nn.Module) -> None:
         """Draw the parameters of one layer, by its kind; the family's rule."""
@@ -245,7 +262,9 @@ class Classifier(nn.Module):
         fresh.apply(self.init_weights)
 
     def check_input(self, x: Tensor) -> None:
-        """Refuse, in words, what the net cannot read."""
+        """Refuse, in words, what the net cannot read; under symbolic tracing there is nothing to look at."""
+        if isinstance(x, torch.fx.Proxy):
+            return
         if not isinstance(x, Tensor):
             raise TypeError(f"{self.config.name} takes a tensor of images, got {type(x).__name__}; convert it first")
         if x.ndim != 4 or x.shape[1] != self.in_chans:
@@ -292,24 +311,26 @@ def global_average(maps: Tensor) -> Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(maps, 1).flatten(1)
 
 
-def recomputation(
-    block: nn.Module,
-) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-    """What surrounds the two passes of a checkpointed block: nothing, and :func:`statistics_kept`."""
-    return contextlib.nullcontext(), statistics_kept(block)
+class BuffersAsBefore:
+    """A context, to be entered any number of times, in which ``block`` has copies of the buffers that it has now.
 
+    In it the block computes what it computes now, and whatever its layers count or average in training (the statistics
+    of any batch norm, say) goes to the copies: the block's own buffers take each batch in once.
+    """
 
-@contextlib.contextmanager
-def statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Batch norms in ``block`` normalise as in training but count no batch: this one they have seen before."""
-    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
-    kept = [(norm.momentum, None if (seen := norm.num_batches_tracked) is None else seen.clone()) for norm in norms]
-    try:
-        for norm in norms:
-            norm.momentum = 0.0  # the new mean weighs nothing
-        yield
-    finally:
-        for norm, (momentum, seen) in zip(norms, kept, strict=True):
-            norm.momentum = momentum
-            if norm.num_batches_tracked is not None and seen is not None:
-                norm.num_batches_tracked.copy_(seen)
+    def __init__(self, block: nn.Module) -> None:
+        self.before = [
+            (module._buffers, name, buffer.clone())
+            for module in block.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+
+    def __enter__(self) -> None:
+        self.own = [buffers[name] for buffers, name, _ in self.before]
+        for buffers, name, value in self.before:
+            buffers[name] = value.clone()
+
+    def __exit__(self, *exception: object) -> None:
+        for (buffers, name, _), buffer in zip(self.before, self.own, strict=True):
+            buffers[name] = buffer

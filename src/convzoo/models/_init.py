@@ -158,6 +158,27 @@ def he_normal_(layer: Layer, *, fan_out: bool = False) -> Layer:
 
 
 @torch.no_grad()
+def copy_(tensor: Tensor, values: Tensor) -> None:
+    """Fill ``tensor``, which may be sharded over processes, with ``values``; where each has its own, the first's."""
+    if hasattr(tensor, "device_mesh"):
+        from torch.distributed.tensor import distribute_tensor
+
+        sharded: Any = tensor
+        values = distribute_tensor(values.to(tensor.device), sharded.device_mesh, sharded.placements)
+    tensor.copy_(values)
+
+
+def orthogonal(rows: int, columns: int) -> Tensor:
+    """A random matrix (rows, columns) of rows, or columns if there are more rows, that are orthonormal: Q of the QR
+    decomposition of a normal matrix with the signs of R's diagonal, which makes it uniform (Mezzadri 2006,
+    arXiv:math-ph/0609050); in float32 on the CPU, since not every type and device has the decomposition."""
+    normal = torch.empty(rows, columns, dtype=torch.float32, device="cpu").normal_()
+    q, r = torch.linalg.qr(normal.t() if rows < columns else normal)
+    q = q * r.diagonal().sign()
+    return q.t() if rows < columns else q
+
+
+@torch.no_grad()
 def uniform_(layer: Layer, bound: float, *, bias: bool = True) -> Layer:
     """Weights from U(-bound, bound); biases too, or zero."""
     draw(layer.weight, Tensor.uniform_, -bound, bound)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -177,7 +178,7 @@ class AuxHead(nn.Module):
         self.fc = nn.Linear(768, num_classes) if num_classes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        if min(x.shape[2:]) < 17:
+        if not isinstance(x, torch.fx.Proxy) and min(x.shape[2:]) < 17:
             raise ValueError(
                 f"the auxiliary head of inception_v3 needs maps of 17x17 or more in training, got "
                 f"{x.shape[2]}x{x.shape[3]}; enlarge the images to 299x299, or build the model with aux=False"

@@ -20,6 +20,7 @@ convolution.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +30,7 @@ from .._checks import check_img_size
 from ..registry import register
 from ._base import Classifier
 from ._config import ModelConfig
-from ._init import centred_sigmoid_, fans, he_normal_, uniform_, without_default_init
+from ._init import centred_sigmoid_, copy_, fans, he_normal_, uniform_, without_default_init
 
 
 @dataclass(kw_only=True)
@@ -145,6 +146,13 @@ class SubSampling(nn.Module):
         return self.pool(x) * self.weight[:, None, None] + self.bias[:, None, None]
 
 
+def table_one() -> Tensor:
+    """The maps that C3 reads, in its order: a constant, which has its content on the meta device too (on the CPU)."""
+    device = torch.get_default_device()
+    reads = [chan for rows in C3_TABLE for row in rows for chan in row]
+    return torch.tensor(reads, device="cpu" if device.type == "meta" else device)
+
+
 class TableConvolution(nn.Module):
     """The 5x5 convolution C3: each of 16 maps reads the maps that table I names, three, four or all six.
 
@@ -153,14 +161,21 @@ class TableConvolution(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convs = nn.ModuleList()
-        for index, rows in enumerate(C3_TABLE):
-            self.convs.append(nn.Conv2d(len(rows) * len(rows[0]), len(rows), 5, groups=len(rows)))
-            self.register_buffer(f"reads{index}", torch.empty(len(rows) * len(rows[0]), dtype=torch.int64), False)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(len(rows) * len(rows[0]), len(rows), 5, groups=len(rows)) for rows in C3_TABLE
+        )
+        self.register_buffer("reads", table_one(), persistent=False)
+        self.reads: Tensor
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TableConvolution:
+        super()._apply(fn, recurse)
+        if not self.reads.is_meta:  # what to_empty() leaves has no content, and no state dict brings it back
+            self.reads.copy_(table_one())
+        return self
 
     def forward(self, x: Tensor) -> Tensor:  # (N, 6, H, W) to (N, 16, H - 4, W - 4)
-        parts = [conv(x[:, self.get_buffer(f"reads{index}")]) for index, conv in enumerate(self.convs)]
-        return torch.cat(parts, 1)
+        maps = x[:, self.reads].split([conv.in_channels for conv in self.convs], 1)
+        return torch.cat([conv(maps[index]) for index, conv in enumerate(self.convs)], 1)
 
 
 class RadialBasis(nn.Module):
@@ -231,12 +246,8 @@ class LeNet5From1998(Classifier):
         elif isinstance(module, SubSampling):
             module.weight.fill_(1.0)
             module.bias.zero_()
-        elif isinstance(module, TableConvolution):
-            for index, rows in enumerate(C3_TABLE):
-                buffer = module.get_buffer(f"reads{index}")
-                buffer.copy_(torch.tensor([chan for row in rows for chan in row]))
         elif isinstance(module, RadialBasis):
-            module.codes.copy_(torch.tensor(class_codes(len(module.codes))))
+            copy_(module.codes, torch.tensor(class_codes(len(module.codes)), dtype=torch.float32, device="cpu"))
 
     def forward_features(self, x: Tensor) -> Tensor:
         self.check_input(x)

@@ -20,13 +20,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..registry import register
 from ._base import Classifier
 from ._config import ModelConfig, Rate
-from ._init import identity_, normal_, without_default_init
+from ._init import copy_, identity_, normal_, orthogonal, without_default_init
 
 KERNELS = (7, 3, 3)  # sides of the windows of the three soft splits
 TOKEN_DIM = 64  # width of a token between the splits
@@ -112,11 +113,17 @@ def sinusoid(length: int, width: int) -> Tensor:
     return torch.where(column % 2 == 0, angle.sin(), angle.cos())[None].float()
 
 
+@torch.fx.wrap  # one node of a symbolic trace
+def positions_of(tokens: Tensor, table: Tensor) -> Tensor:
+    """``table`` (1, L, D) where it fits tokens (N, L, D); else the table of another image size's grid."""
+    return table if tokens.shape[1] == table.shape[1] else sinusoid(*tokens.shape[1:]).to(table)
+
+
 def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:
     """Leave ``branch`` (N, L, D) out for a share ``rate`` of the samples (Huang et al. 2016, arXiv:1603.09382)."""
     if not training or rate == 0.0:
         return branch
-    keep = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= rate
+    keep = torch.rand_like(branch[:, :1, :1], dtype=torch.float32) >= rate
     return branch * keep / (1.0 - rate)
 
 
@@ -140,9 +147,24 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
 
 
+@torch.fx.wrap  # one node of a symbolic trace
+def linear_attention(k: Tensor, q: Tensor, v: Tensor, w: Tensor) -> Tensor:
+    """softmax(q k^T) v for keys, queries and values (N, L, 64), estimated by phi(q) phi(k)^T v with phi(x) =
+    exp(w x - |x|^2 / 2) and random features w (m, 64); in float32 at least, as the sums under- and overflow in
+    float16."""
+    with without_autocast(v.device):
+        dtype = torch.promote_types(v.dtype, torch.float32)
+        columns = w.to(dtype).t()  # (64, m)
+        k, q = (x @ columns - x.square().sum(-1, keepdim=True) / 2 for x in (k.to(dtype), q.to(dtype)))
+        k, q = k.exp().transpose(1, 2), q.exp()  # (N, m, L), (N, L, m)
+        # phi has a factor 1 / sqrt(m) that cancels, but for the epsilon of 1e-8: there it is an m
+        norm = q @ k.sum(-1, keepdim=True) + len(w) * 1e-8  # (N, L, 1)
+        return (q @ (k @ v.to(dtype)) / norm).to(v.dtype)
+
+
 class TokenPerformer(nn.Module):
-    """Linear attention, windows (N, L, width) to tokens (N, L, 64): softmax(q k^T) v estimated by phi(q) phi(k)^T v,
-    phi(x) = exp(w x - |x|^2 / 2). The skip connection starts from v, since the width changes."""
+    """Linear attention, windows (N, L, width) to tokens (N, L, 64). The skip connection starts from v, since the width
+    changes."""
 
     features = TOKEN_DIM // 2
 
@@ -158,15 +180,8 @@ class TokenPerformer(nn.Module):
         self.mlp = nn.Sequential(first, nn.GELU(), last, nn.Dropout(0.1))
 
     def attend(self, k: Tensor, q: Tensor, v: Tensor) -> Tensor:
-        """Attention of (N, L, 64) to (N, L, 64); in float32 at least, as the sums under- and overflow in float16."""
-        with without_autocast(v.device):
-            dtype = torch.promote_types(v.dtype, torch.float32)
-            w = self.w.to(dtype).t()  # (64, m)
-            k, q = (x @ w - x.square().sum(-1, keepdim=True) / 2 for x in (k.to(dtype), q.to(dtype)))
-            k, q = k.exp().transpose(1, 2), q.exp()  # (N, m, L), (N, L, m)
-            # phi has a factor 1 / sqrt(m) that cancels, but for the epsilon of 1e-8: there it is an m
-            norm = q @ k.sum(-1, keepdim=True) + self.features * 1e-8  # (N, L, 1)
-            return (q @ (k @ v.to(dtype)) / norm).to(v.dtype)
+        """Attention of (N, L, 64) to (N, L, 64)."""
+        return linear_attention(k, q, v, self.w.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         k, q, v = self.kqv(self.norm1(x)).chunk(3, -1)
@@ -268,6 +283,7 @@ class T2TViT(Classifier):
 
     classifier_name, can_checkpoint = "head", True
     cam_method = "attention"
+    config: T2TViTConfig
 
     def __init__(self, config: T2TViTConfig) -> None:
         config.validate()  # the strides are needed before the base class looks at them
@@ -289,6 +305,10 @@ class T2TViT(Classifier):
         self.stages = {"stem": "tokens_to_token", **{f"block{n + 1}": f"blocks.{n}" for n in range(config.depth)}}
         self.reset_parameters()
 
+    def fixed_tables(self) -> list[str]:
+        performers = (path for path, module in self.named_modules() if isinstance(module, TokenPerformer))
+        return ["pos_embed", *(f"{path}.w" for path in performers)]
+
     @torch.no_grad()
     def init_weights(self, module: nn.Module) -> None:
         """Normal with std 0.02. The published nets cut it at +-2, which is 100 deviations away and never happens."""
@@ -297,10 +317,10 @@ class T2TViT(Classifier):
         elif isinstance(module, nn.LayerNorm):
             identity_(module)
         elif isinstance(module, TokenPerformer):  # rows as long as the average row of a normal matrix of m columns
-            nn.init.orthogonal_(module.w, gain=math.sqrt(module.features))
+            copy_(module.w, math.sqrt(module.features) * orthogonal(*module.w.shape))
         elif module is self:
             self.cls_token.normal_(0.0, 0.02)
-            self.pos_embed.copy_(sinusoid(*self.pos_embed.shape[1:]))
+            copy_(self.pos_embed, sinusoid(*self.pos_embed.shape[1:]))
 
     def check_side(self, height: int, width: int) -> None:
         """Refuse an image size that is not square, or that the soft splits do not divide."""
@@ -313,16 +333,14 @@ class T2TViT(Classifier):
 
     def check_input(self, x: Tensor) -> None:
         super().check_input(x)
-        self.check_side(*x.shape[2:])
+        if not isinstance(x, torch.fx.Proxy):
+            self.check_side(*x.shape[2:])
 
     def embed(self, x: Tensor) -> Tensor:
         """Images (N, in_chans, H, W) to what the first block reads, class token first: (N, 1 + L, D)."""
         self.check_input(x)
         tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), self.tokens_to_token(x)], 1)
-        positions: Tensor = self.pos_embed
-        if tokens.shape[1] != positions.shape[1]:  # another image size than the net was built for
-            positions = sinusoid(*tokens.shape[1:]).to(positions)
-        return self.pos_drop(tokens + positions)
+        return self.pos_drop(tokens + positions_of(tokens, self.pos_embed.detach()))
 
     def forward_features(self, x: Tensor, probabilities: list[Tensor] | None = None) -> Tensor:
         """Images (N, in_chans, H, W) to normalised tokens (N, 1 + L, D), the class token first.
