@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         load_weights,
         push_to_hub,
         save_pretrained,
+        transform,
         weight_info,
     )
 
@@ -61,6 +62,7 @@ __all__ = [
     "show_feature_maps",
     "show_filters",
     "summary",
+    "transform",
     "weight_info",
 ]
 
@@ -70,7 +72,7 @@ _LATER = {
     "inference": "optimize_for_inference",
     "profiling": "Profile profile summary",
     "weights": "WeightInfo WeightsCorrupted WeightsError WeightsForbidden WeightsMismatch WeightsNotFound "
-    "WeightsUnavailable WeightsUnsafe list_weights load_weights push_to_hub save_pretrained weight_info",
+    "WeightsUnavailable WeightsUnsafe list_weights load_weights push_to_hub save_pretrained transform weight_info",
 }
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..weights import WeightInfo
+    from ..weights.preprocess import Transform
 
 
 class AuxLogits(NamedTuple):
@@ -206,32 +207,66 @@ class Classifier(nn.Module):
         """The last layer for ``num_classes`` classes; for 0 one that lets the features through."""
         return nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
-    def preprocess(self, images: Any) -> Tensor:
+    @property
+    def transform(self) -> Transform | None:
+        """One picture to the input (in_chans, H, W) that the weights expect, for data loaders; None if unknown.
+
+        It is the weights' own until another is set, see :func:`convzoo.transform`.
+        """
+        own = self.__dict__.get("_transform")
+        return own if own is not None or self.weights is None else self.weights.transform
+
+    @transform.setter
+    def transform(self, transform: Transform | None) -> None:
+        from ..weights.preprocess import Transform
+
+        if transform is not None:
+            if not isinstance(transform, Transform):
+                raise TypeError(f"transform must be made by convzoo.transform, got {type(transform).__name__}")
+            if transform.in_chans != self.in_chans:
+                raise ValueError(
+                    f"{self.config.name} takes {plural(self.in_chans, 'channel')}, and the transform gives "
+                    f"{transform.in_chans}; pass convzoo.transform a mean and std for each channel"
+                )
+            if self.fixed_size and transform.img_size != self.img_size:
+                raise ValueError(self._wrong_size(*transform.img_size))
+        self.__dict__["_transform"] = transform
+
+    def preprocess(self, images: Any, *, prepare: bool | Literal["auto"] = False, invert: bool = False) -> Tensor:
         """Pictures to the input (N, in_chans, H, W) that the weights expect, on the model's device, in its type.
 
         Args:
-            images: a PIL image, an array (H, W), (H, W, C) or (N, H, W, C), a tensor (H, W), (C, H, W) or
-                (N, C, H, W), or a list of any of these; bytes, or numbers in 0..1.
+            images: a PIL image, an array (H, W), (H, W, C), (N, H, W) or (N, H, W, C), a tensor (H, W), (C, H, W),
+                (N, H, W) or (N, C, H, W), or a list of any of these; bytes, or numbers in 0..1.
+            prepare: do to each picture what was done to the training pictures, for weights that know of such a
+                preparation (MNIST's: bright ink on black, in a box of 20x20 pixels, centre of mass in the middle of
+                28x28); ``"auto"``: to those that do not look as if it had been done.
+            invert: take dark for bright.
 
         Raises:
-            ValueError: the model has no pretrained weights, or the images are of another form.
+            ValueError: the model has neither pretrained weights nor a transform, or the images are of another form.
             TypeError: not images.
 
         Example:
             >>> import convzoo, torch
             >>> model = convzoo.create_model("lenet5", pretrained=True)
-            >>> model.preprocess(torch.zeros(3, 64, 48)).shape
+            >>> model.preprocess(torch.zeros(1, 64, 48)).shape
             torch.Size([1, 1, 28, 28])
         """
-        if self.weights is None:
+        transform = self.transform
+        if transform is None:
             raise ValueError(
                 f"{self.config.name} has no pretrained weights that would say what input they expect; "
-                f"create_model({self.config.name!r}, pretrained=...) has, else scale and normalise images as you train"
+                f"create_model({self.config.name!r}, pretrained=...) has, else set model.transform = "
+                "convzoo.transform(img_size, mean, std) as you train"
             )
-        from ..weights.preprocess import preprocess
-
         like = next(self.parameters())
-        return preprocess(images, self.weights).to(like.device, like.dtype)
+        return transform.batch(images, prepare=prepare, invert=invert).to(like.device, like.dtype)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (N, num_classes) to probabilities, at the temperature that the weights were trained with."""
+        temperature = 1.0 if self.weights is None else self.weights.temperature
+        return (logits.float() / temperature).softmax(-1)
 
     def get_classifier(self) -> nn.Module:
         """The last layer: a Linear or a Conv2d, or an Identity without a head."""

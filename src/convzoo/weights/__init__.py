@@ -17,6 +17,7 @@ from .errors import (
     WeightsUnsafe,
 )
 from .load import create_pretrained, load_weights
+from .preprocess import transform
 from .publish import save_pretrained
 from .push import push_to_hub
 
@@ -34,5 +35,6 @@ __all__ = [
     "load_weights",
     "push_to_hub",
     "save_pretrained",
+    "transform",
     "weight_info",
 ]

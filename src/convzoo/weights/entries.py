@@ -10,10 +10,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._checks import did_you_mean, match_names, shorten
 from .errors import WeightsNotFound
+
+if TYPE_CHECKING:
+    from .preprocess import Transform
 
 PACKAGE = Path(__file__).parent
 ENTRIES = PACKAGE / "entries.json"
@@ -47,6 +50,8 @@ class WeightInfo:
         interpolation: for resizing: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``.
         crop_pct: part of the resized image's side that the centre crop keeps.
         crop_mode: ``"center"`` (shorter side, then a centre crop) or ``"squash"`` (both sides, aspect lost).
+        preparation: the fixed preparation that the training pictures had been through, ``"mnist"`` or none (``""``).
+        temperature: what the logits are divided by before they become probabilities.
         metrics: what was measured, ``top1`` and ``top5`` in percent, with ``n``, the number of images.
         dataset: ``id`` on the Hub, ``split`` the metrics are of, and the like.
         recipe: how it was trained.
@@ -81,6 +86,8 @@ class WeightInfo:
     interpolation: str = "bilinear"
     crop_pct: float = 1.0
     crop_mode: str = "center"
+    preparation: str = ""
+    temperature: float = 1.0
     metrics: Mapping[str, Any] = field(default_factory=dict)
     dataset: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -108,8 +115,21 @@ class WeightInfo:
         else:
             change = f"a fresh head for {num_classes} classes"
             change += "" if num_classes == self.num_classes else f", not {self.num_classes}"
-        nothing: dict[str, Any] = {"classes": (), "class_ids": (), "class_descriptions": (), "metrics": {}}
+        nothing: dict[str, Any] = {
+            "classes": (),
+            "class_ids": (),
+            "class_descriptions": (),
+            "metrics": {},
+            "temperature": 1.0,
+        }
         return replace(self, num_classes=num_classes, adapted=(*self.adapted, change), **nothing)
+
+    @property
+    def transform(self) -> Transform:
+        """One picture to the input that these weights expect; see :func:`convzoo.transform`."""
+        from .preprocess import Transform
+
+        return Transform(**{field.name: getattr(self, field.name) for field in fields(Transform)})
 
     def to_json(self) -> dict[str, Any]:
         """The entry as it stands in the table: no name (it is the key), nothing about one loading."""

@@ -22,7 +22,8 @@ from .entries import FILE_NAME, OWNER, WeightInfo, bundled_path, read_table, wei
 from .errors import WeightsNotFound
 from .files import replacing, sha256_of, write_tensors, write_text
 from .find import CONFIG_NAME, find_path
-from .schema import CROP_MODES, INTERPOLATIONS, make_config, name_classes, read_info
+from .preprocess import CROP_MODES, INTERPOLATIONS
+from .schema import make_config, name_classes, read_info
 
 CARD_NAME, LOG_NAME = "README.md", "log.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -50,7 +51,7 @@ def save_pretrained(
 ) -> Path:
     """Write a model as a repository: ``model.safetensors``, ``config.json`` and a model card.
 
-    What is not given is taken from ``model.weights`` where that still holds.
+    What is not given is taken from ``model.transform`` and ``model.weights`` where that still holds.
 
     Args:
         model: a model of the zoo.
@@ -95,8 +96,11 @@ def save_pretrained(
         named = {"classes": old.classes, "class_ids": old.class_ids, "class_descriptions": old.class_descriptions}
     else:
         named = _name_classes(classes)
-    if old is not None and old.in_chans == model.in_chans:
-        mean, std = (old.mean if mean is None else mean), (old.std if std is None else std)
+    seen = model.transform
+    if seen is not None and seen.in_chans != model.in_chans:
+        seen = None
+    if seen is not None:
+        mean, std = (seen.mean if mean is None else mean), (seen.std if std is None else std)
     tag = tag if tag is not None else (old.tag if old else None)
     name = model.config.name
     if tag is None or not re.fullmatch(r"[A-Za-z0-9_-]+", tag):
@@ -104,7 +108,7 @@ def save_pretrained(
     if mean is None or std is None:
         raise ValueError(
             f"mean and std of the training images of {name} are not known; pass mean= and std= per channel, of images "
-            "scaled to 0..1 (0 and 1 if that was all)"
+            "scaled to 0..1 (0 and 1 if that was all), or set model.transform"
         )
     named["classes"] = named["classes"] or tuple(map(str, range(model.num_classes)))
     if len(named["classes"]) != model.num_classes:
@@ -125,14 +129,16 @@ def save_pretrained(
         num_classes=model.num_classes,
         **named,
         in_chans=model.in_chans,
-        img_size=model.img_size,
+        img_size=seen.img_size if seen else model.img_size,
         mean=_per_channel("mean", mean, model.in_chans),
         std=_per_channel("std", std, model.in_chans),
         interpolation=_choose(
-            "interpolation", interpolation or (old.interpolation if old else "bilinear"), INTERPOLATIONS
+            "interpolation", interpolation or (seen.interpolation if seen else "bilinear"), INTERPOLATIONS
         ),
-        crop_pct=crop_pct if crop_pct is not None else (old.crop_pct if old else 1.0),
-        crop_mode=_choose("crop_mode", crop_mode or (old.crop_mode if old else "center"), CROP_MODES),
+        crop_pct=crop_pct if crop_pct is not None else (seen.crop_pct if seen else 1.0),
+        crop_mode=_choose("crop_mode", crop_mode or (seen.crop_mode if seen else "center"), CROP_MODES),
+        preparation=seen.preparation if seen else "",
+        temperature=old.temperature if old else 1.0,
         metrics=dict(metrics or {}),
         dataset=dict(dataset or {}),
         recipe=dict(recipe or {}),

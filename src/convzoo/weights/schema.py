@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from .entries import WeightInfo
 from .errors import WeightsCorrupted
+from .preprocess import CROP_MODES, INTERPOLATIONS, PREPARATIONS
 
 if TYPE_CHECKING:
     from ..models import Classifier
 
 SCHEMA = 1
-INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
-CROP_MODES = ("center", "squash")
 
 
 def make_config(model: Classifier, info: WeightInfo) -> dict[str, Any]:
@@ -58,6 +57,8 @@ def make_config(model: Classifier, info: WeightInfo) -> dict[str, Any]:
             "size": info.size,
             "num_params": info.num_params,
             "macs": info.macs,
+            "preparation": info.preparation,
+            "temperature": info.temperature,
             "dataset": dict(info.dataset),
             "dataset_terms": info.dataset_terms,
             "metrics": dict(info.metrics),
@@ -164,6 +165,8 @@ def read_info(config: Mapping[str, Any], where: str, *, repo_id: str = "", revis
             interpolation=str(pretrained.get("interpolation") or "bilinear"),
             crop_pct=float(pretrained.get("crop_pct") or 1.0),
             crop_mode=str(pretrained.get("crop_mode") or "center"),
+            preparation=str(own.get("preparation") or ""),
+            temperature=float(own.get("temperature", 1.0)),
             metrics=dict(own.get("metrics") or {}),
             dataset=dict(own.get("dataset") or {}),
             recipe=dict(own.get("recipe") or {}),
@@ -215,5 +218,9 @@ def _check(info: WeightInfo, where: str) -> None:
         wrong = f"interpolation {info.interpolation!r}, not one of {', '.join(INTERPOLATIONS)}"
     elif info.crop_mode not in CROP_MODES:
         wrong = f"crop_mode {info.crop_mode!r}, not one of {', '.join(CROP_MODES)}"
+    elif info.preparation not in PREPARATIONS:
+        wrong = f"preparation {info.preparation!r}, not one of {', '.join(map(repr, PREPARATIONS))}"
+    elif not 1e-3 <= info.temperature <= 1e3:
+        wrong = f"temperature {info.temperature}"
     if wrong:
         raise WeightsCorrupted(f"{where} says {wrong}; correct it or get another copy")

@@ -1,0 +1,191 @@
+"""Hand-drawn digits in four ways, read by the bundled weights after MNIST's own preparation."""
+
+import math
+
+import pytest
+import torch
+from drawn_digits import draw
+from PIL import Image
+
+import convzoo
+from convzoo.weights.prepare import is_prepared, prepare_digit
+
+EACH = 4  # digits of a kind in each way
+LABELS = torch.arange(10).repeat_interleave(EACH)
+
+
+def between(low, high, generator):
+    return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+def placed(digit, size, side, generator):
+    """Ink (size, size), with a digit of ``side`` pixels somewhere in it."""
+    ink = torch.zeros(size, size)
+    top, left = (int(torch.randint(0, size - side + 1, (), generator=generator)) for _ in range(2))
+    ink[top : top + side, left : left + side] = draw(digit, side, generator)[0]
+    return ink
+
+
+def white_on_black(digit, generator):
+    return draw(digit, 28, generator)
+
+
+def dark_on_white(digit, generator):
+    return 1 - draw(digit, int(between(28, 200, generator)), generator)
+
+
+def photo(digit, generator, size=500):
+    """Blue ink on grey paper, lit from one side, with the sensor's noise."""
+    ink = placed(digit, size, int(between(150, 480, generator)), generator)
+    angle = between(0, 2 * math.pi, generator)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
+    light = 1 + between(0.1, 0.35, generator) * (x * math.cos(angle) + y * math.sin(angle)) / 1.4
+    paper = torch.full((3, 1, 1), between(0.55, 0.8, generator))
+    blue = torch.tensor([0.15, 0.2, between(0.45, 0.7, generator)])[:, None, None]
+    noise = 0.02 * torch.randn(3, size, size, generator=generator)
+    return ((paper * (1 - ink) + blue * ink) * light + noise).clamp(0, 1)
+
+
+def small_and_off_centre(digit, generator):
+    size = int(between(28, 120, generator))
+    return placed(digit, size, max(12, int(size * between(0.35, 0.65, generator))), generator)[None]
+
+
+WAYS = (white_on_black, dark_on_white, photo, small_and_off_centre)
+
+
+def drawn(way):
+    return [
+        way(digit, torch.Generator().manual_seed(100 * digit + index)) for digit in range(10) for index in range(EACH)
+    ]
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {name: convzoo.create_model(name, pretrained=True) for name in convzoo.list_weights("*.mnist*")}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_own_digits_are_read(way, models):
+    images = next(iter(models.values())).transform.batch([picture[None] for picture in drawn(way)], prepare=True)
+    right = {}
+    with torch.inference_mode():
+        for name, model in models.items():
+            right[name] = float((model(images).argmax(1) == LABELS).float().mean())
+    assert len(right) >= 16
+    assert sum(right.values()) / len(right) >= 0.97, right
+    assert min(right.values()) >= 0.85, right  # of forty digits
+    assert sum(value >= 0.95 for value in right.values()) >= 0.8 * len(right), right
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_prepared_pictures_are_as_mnists(way):
+    for picture in drawn(way)[::3]:
+        done = prepare_digit(picture)
+        pixels = done.pixels[0]
+        assert pixels.shape == (28, 28)
+        assert 0 == pixels.min() < pixels.max() == 1
+        assert done.dark_ink == (way in (dark_on_white, photo))
+        for side in (0, 1):
+            mass = pixels.sum(side)
+            assert 13.9 <= float((mass * (torch.arange(28) + 0.5)).sum() / mass.sum()) <= 15.1
+        longest = max(int((pixels.amax(side) > 0).sum()) for side in (0, 1))
+        assert longest == 20
+        assert is_prepared(pixels)
+
+
+def test_the_box_is_where_the_ink_was():
+    picture = torch.zeros(1, 200, 300)
+    picture[0, 50:90, 100:120] = 1  # 40 high: the field is 56 high, its centre that of the ink
+    box = prepare_digit(picture).box
+    assert (box.height, box.width) == pytest.approx((56, 56), abs=4)
+    assert (box.top + box.height / 2, box.left + box.width / 2) == pytest.approx((70, 110), abs=3)
+
+
+def test_dust_is_left_out_and_separate_strokes_are_not():
+    picture = torch.zeros(1, 200, 200)
+    picture[0, 80:120, 90:96] = 1
+    alone = prepare_digit(picture)
+    picture[0, 5:7, 5:7] = 1
+    assert torch.equal(prepare_digit(picture).pixels, alone.pixels)
+    picture[0, 80:120, 140:144] = 1
+    assert prepare_digit(picture).box.height > alone.box.height
+
+
+@pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
+def test_blank_pictures_have_no_ink(value):
+    assert prepare_digit(torch.full((3, 50, 60), value)) is None
+    noise = 0.005 * torch.randn(3, 50, 60, generator=torch.Generator().manual_seed(0))
+    assert prepare_digit(torch.full((3, 50, 60), value) + noise) is None
+
+
+class TestAutomatic:
+    """What looks as MNIST's pictures do is left alone, the rest is prepared, and it is said."""
+
+    transform = convzoo.weight_info("lenet5.mnist").transform
+
+    def test_prepared_pictures_are_left_alone(self):
+        for digit in range(10):
+            image = prepare_digit(draw(digit, 28, torch.Generator().manual_seed(digit))).pixels
+            (view,) = self.transform.views(image, prepare="auto")
+            assert view.notes == ()
+            assert torch.equal(view.pixels[0], image)
+
+    @pytest.mark.parametrize("way", WAYS[1:])
+    def test_others_are_not(self, way):
+        image = way(5, torch.Generator().manual_seed(0))[None]
+        (view,) = self.transform.views(image, prepare="auto")
+        assert "cut to its ink and centred, as MNIST's were" in view.notes
+        assert ("inverted: dark ink made bright" in view.notes) == (way in (dark_on_white, photo))
+        assert torch.equal(self.transform.batch(image, prepare="auto"), self.transform.batch(image, prepare=True))
+
+    def test_both_inks_on_a_transparent_ground(self):
+        ink = Image.fromarray((draw(3)[0] * 255).byte().numpy())
+        seen = [
+            self.transform(Image.merge("LA", (Image.new("L", ink.size, level), ink)), prepare=True)
+            for level in (0, 255)
+        ]
+        assert (seen[0] - seen[1]).abs().max() < 0.05
+        assert seen[0].std() > 0.5
+
+    def test_weights_without_a_preparation(self):
+        plain = convzoo.transform(28, 0.1, 0.3)
+        image = dark_on_white(3, torch.Generator().manual_seed(0))
+        assert torch.equal(plain.batch(image, prepare="auto"), plain.batch(image))
+        with pytest.raises(ValueError, match="had no fixed preparation; leave prepare out"):
+            plain.batch(image, prepare=True)
+        with pytest.raises(ValueError, match="prepare must be True, False or 'auto', got 'yes'"):
+            plain.batch(image, prepare="yes")
+
+
+class TestUnlike:
+    transform = convzoo.weight_info("lenet5.mnist").transform
+
+    def test_a_bright_picture_is_said(self):
+        image = 1 - draw(3, 28, torch.Generator().manual_seed(0))
+        with pytest.warns(UserWarning, match="mostly bright, and these weights know bright ink on black"):
+            self.transform.batch(image)
+        inverted = self.transform.batch(image, invert=True)  # no warning: those are errors in the tests
+        assert torch.allclose(inverted, self.transform.batch(1 - image), atol=1e-6)
+
+    def test_a_blank_picture_is_said(self):
+        for how in ({}, {"prepare": True}):
+            with pytest.warns(UserWarning, match="is blank: all its pixels are the same"):
+                self.transform.batch(Image.new("L", (50, 50)), **how)
+
+    def test_numbers_that_a_program_made_up_are_not_judged_blank(self):
+        assert self.transform.batch(torch.zeros(2, 1, 28, 28)).shape == (2, 1, 28, 28)
+        assert self.transform.batch(torch.rand(2, 1, 28, 28)).shape == (2, 1, 28, 28)
+
+
+def test_the_fields_travel_with_the_weights(tmp_path):
+    model = convzoo.create_model("lenet5_1998", pretrained=True)
+    assert (model.weights.preparation, model.weights.temperature) == ("mnist", 8.0)
+    folder = convzoo.save_pretrained(model, tmp_path / "mine", tag="mine")
+    again = convzoo.create_model("lenet5_1998", pretrained=folder)
+    assert (again.weights.preparation, again.weights.temperature) == ("mnist", 8.0)
+    image = photo(4, torch.Generator().manual_seed(1))[None]
+    assert torch.equal(again.preprocess(image, prepare=True), model.preprocess(image, prepare=True))
+    logits = torch.tensor([[0.0, -8.0, -16.0]])
+    assert torch.allclose(again.probabilities(logits), torch.tensor([[0.0, -1.0, -2.0]]).softmax(1))
+    assert torch.allclose(convzoo.create_model("lenet5").probabilities(logits), logits.softmax(1))
