@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what picture libraries mean by grey
 MAX_PIXELS = 1 << 27  # of one picture: 134 million
-# Formats that hold pixels. Others hold programs (EPS is run by Ghostscript) or need another library.
-FORMATS = tuple("AVIF BMP DIB GIF ICO JPEG JPEG2000 MPO PCX PNG PPM QOI TGA TIFF WEBP".split())
+# Formats that hold pixels, by Pillow's names. Others hold programs (EPS is run by Ghostscript) or need another library.
+FORMATS = tuple("AVIF BMP DIB GIF ICO JPEG JPEG2000 PCX PNG PPM QOI TGA TIFF WEBP".split())
 SHAPES = {
     "array": "(H, W), (H, W, C), (N, H, W) or (N, H, W, C)",
     "tensor": "(H, W), (C, H, W), (N, H, W) or (N, C, H, W)",
@@ -64,7 +64,8 @@ def open_image(source: Path | BinaryIO, name: str = "") -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about the size: held below, in words
-            with pil.open(source, formats=FORMATS) as image:
+            pil.init()
+            with pil.open(source, formats=[name for name in FORMATS if name in pil.OPEN]) as image:
                 check_pixels(*image.size[::-1], name)
                 image.load()
                 return image

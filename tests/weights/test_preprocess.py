@@ -250,8 +250,11 @@ class TestPictures:
         (tmp_path / "a.eps").write_bytes(
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
         )
-        with pytest.raises(ValueError, match="EPS files hold a program, which is not run"):
-            preprocess(Image.open(tmp_path / "a.eps"), info())
+        with (
+            Image.open(tmp_path / "a.eps") as picture,
+            pytest.raises(ValueError, match="EPS files hold a program, which is not run"),
+        ):
+            preprocess(picture, info())
 
     def test_huge_pictures(self):
         with pytest.raises(ValueError, match="has 20000x20000 pixels, more than the 134,217,728 that are read"):

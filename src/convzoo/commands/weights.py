@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +53,26 @@ def run_predict(args: argparse.Namespace) -> None:
     if args.top < 1:
         raise ValueError(f"--top must be at least 1, got {args.top}; pass how many classes to name")
     import torch
-    from PIL import Image, ImageOps
+
+    from .._images import open_image
 
     model = registry.create_model(args.weights, pretrained=True)
+    if model.transform is None:
+        raise ValueError(f"nothing is known of the input that {args.weights} expects; save it with mean= and std=")
     classes = model.weights.classes if model.weights else ()
     for path in args.images:
-        with Image.open(path) as image, torch.inference_mode():
-            logits = model(model.preprocess(ImageOps.exif_transpose(image)))
-        top = logits.softmax(-1)[0].topk(min(args.top, model.num_classes))
+        (view,) = model.transform.views(open_image(path), prepare="auto")
+        with torch.inference_mode():
+            chances = model.probabilities(model(model.transform.normalise(view.pixels)))[0]
+        top = chances.topk(min(args.top, model.num_classes))
         answers = [
             f"{classes[index] if classes else index} {100 * probability:.1f} %"
             for probability, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)
         ]
         print(f"{path}: {', '.join(answers)}")
+        unlike = model.transform.unlike(view)
+        for note in [*view.notes, *([f"the picture {unlike}"] if unlike else [])]:
+            print(f"  {note}", file=sys.stderr)
 
 
 def run_bundle(args: argparse.Namespace) -> None:
