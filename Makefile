@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BENCHMARK_VENV ?= .venv-benchmark
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check slow docs benchmark clean
+.PHONY: demo test check slow docs docs-test benchmark clean
 
 demo: $(VENV)/.installed  ## show what the library does, on pictures of drawn digits
 	$(BIN)/python examples/demo.py
@@ -25,6 +25,9 @@ slow: $(VENV)/.installed  ## the tests that take minutes or need a data set
 docs: $(VENV)/.installed-docs  ## the site, in site/
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs-test: $(VENV)/.installed-docs  ## the site in a real browser (needs chromium, as Debian's package has it)
+	$(BIN)/python -m pytest -m site tests/test_site.py
 
 benchmark: $(BENCHMARK_VENV)/.installed  ## side by side with other libraries, in an environment of its own (gigabytes)
 	$(BENCHMARK_VENV)/bin/python benchmarks/run.py
