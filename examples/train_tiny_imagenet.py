@@ -51,6 +51,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     length.add_argument("--epochs", type=float)
     length.add_argument("--minutes", type=float, help="train for as many epochs as fit, over all calls together")
     add("--call-minutes", type=float, default=math.inf, help="leave, resumable, after so many minutes of this call")
+    add("--finish", action="store_true", help="end an unfinished run where it is: pack the average it has")
     add("--final", action="store_true", help="train on all images, pack the net, measure it on the validation images")
     add("--hub", type=Path, default=Path("weights/hub"), help="where the packed net goes, in a folder of its name")
     add("--tag", default=TAG, help="the packed net is called ARCH.TAG")
@@ -231,6 +232,7 @@ def pack(trainer: Trainer, split: Split, name: str, folder: Path) -> dict[str, A
         "cutmix": trainer.augment.cutmix,
         "epochs": round(trainer.steps / trainer.steps_per_epoch, 2),
         "steps": trainer.steps,
+        **({"planned_steps": trainer.planned} if trainer.planned != trainer.steps else {}),
         **{key: getattr(args, key) for key in ("batch", "seed")},
         **({"size": args.size} if args.size else {}),
         **({"small": args.small, "small_share": args.small_share} if args.small else {}),
@@ -326,6 +328,8 @@ def run(argv: list[str]) -> int:
     checkpoint = args.out / "checkpoint.pt"
     if checkpoint.exists():
         trainer.load_state(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        if args.finish:
+            trainer.planned, trainer.steps = trainer.steps, trainer.done
     else:
         (args.out / "results.json").unlink(missing_ok=True)
         fitting = fit_steps(trainer, held, started) if args.minutes else round(args.epochs * trainer.steps_per_epoch)

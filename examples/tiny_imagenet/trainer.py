@@ -230,7 +230,7 @@ class Trainer:
 
     def plan(self, steps: int) -> None:
         """Fix the length of the run, which the schedule and CutMix's default hang on."""
-        self.steps, recipe = steps, self.recipe
+        self.steps, self.planned, recipe = steps, steps, self.recipe
         cutmix = recipe.cutmix
         if cutmix is None:
             cutmix = 0.5 if steps >= 60 * self.steps_per_epoch else 0.0

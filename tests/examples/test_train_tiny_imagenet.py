@@ -151,6 +151,17 @@ def test_unfinished_runs_go_on_with_one_command(folder: Path, tmp_path: Path) ->
     assert script.main(["--unfinished", str(tmp_path)]) == 0  # nothing is left
 
 
+def test_a_run_is_ended_early(folder: Path, tmp_path: Path) -> None:
+    args = arguments(folder, tmp_path, "--epochs", 2, "--evaluations", 2, arch="lenet5")
+    assert script.main([*args, "--call-minutes", "0"]) == script.UNFINISHED
+    assert script.main([*args, "--finish"]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert (results["recipe"]["steps"], results["recipe"]["planned_steps"]) == (1, 36)
+    model = convzoo.create_model("lenet5", pretrained=tmp_path / "lenet5.tiny_imagenet")
+    average = read_checkpoint(tmp_path)["average"]
+    assert all(torch.equal(value.half().float(), model.state_dict()[name]) for name, value in average.items())
+
+
 def test_choosing_leaves_the_validation_images_alone(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
