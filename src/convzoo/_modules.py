@@ -7,6 +7,7 @@ Here a run gets a tree of modules of its own instead. It shares the parameters, 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import types
@@ -52,6 +53,13 @@ def unwrap(model: nn.Module) -> nn.Module:
         if inner is None:
             return model
         model = inner
+
+
+def autocast_off(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Autocast off where it is on; elsewhere nothing, which leaves traced graphs clean."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def private_copy(model: nn.Module, *, device: str | torch.device | None = None, hooks: bool = True) -> Any:

@@ -91,14 +91,15 @@ class TestZhou:
         model.fc = nn.Sequential(nn.Dropout(0.5), nn.Linear(512, 4)).double()
         model.num_classes = 4
         r = cam(model, x)
-        assert r.method == "grad_cam"  # its linear layer is not where the contract says, so gradients tell
+        assert r.method == "hires_cam"  # its linear layer is not where the contract says, so gradients tell
         assert r.maps.std() > 0
+        close(r.maps, cam(model, x, method="grad_cam").maps)  # behind a pooling all cells have one gradient
 
     def test_replaced_head_that_is_not_linear(self):
         model, x = make("resnet18"), images()
         model.fc = nn.Sequential(nn.Linear(512, 16), nn.ReLU(), nn.Linear(16, 10)).double()
-        assert cam(model, x).method == "grad_cam"
-        with pytest.raises(ValueError, match=r"no class activation map.*method='grad_cam'"):
+        assert cam(model, x).method == "hires_cam"
+        with pytest.raises(ValueError, match=r"no class activation map.*method='hires_cam'"):
             cam(model, x, method="cam")
 
     def test_a_net_of_the_users_own(self):
@@ -187,10 +188,12 @@ class TestGradients:
 
     def test_layers_of_the_users_own(self):
         model, x = UserNet(), images().float()
-        by_path = cam(model, x, layer="relu")  # used twice: its last output counts
+        by_path = cam(model, x, layer="relu", method="grad_cam")  # used twice: its last output counts
         assert by_path.maps.shape == (2, 1, 16, 16)
         assert by_path.method == "grad_cam"
-        close(cam(model, x, layer=model.relu).maps, by_path.maps)
+        close(cam(model, x, layer=model.relu, method="grad_cam").maps, by_path.maps)
+        assert cam(model, x, layer="relu").method == "hires_cam"
+        close(cam(model, x, layer="relu").maps, by_path.maps, 1e-6)  # the same, behind a pooling
         close(16 * 16 * by_path.maps, cam(model, x, layer="relu", method="cam").maps, 1e-5)
 
     def test_callable(self):

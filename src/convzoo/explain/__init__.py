@@ -3,12 +3,12 @@
 :func:`convzoo.cam` lives here, not in a module of its own name: ``convzoo.cam`` is always the function.
 """
 
-from .engine import METHODS, cam
-from .features import feature_maps
 from .figures import show_cam, show_feature_maps, show_filters
-from .known import cam_layers
+from .layers import cam_layers
+from .maps import METHODS, cam
 from .pictures import colorize, overlay, to_picture
 from .result import CAM
+from .run import feature_maps
 
 __all__ = [
     "CAM",

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
-from .engine import cam
-from .features import feature_maps
-from .known import class_names
+from .maps import cam
 from .pictures import colorize, overlay, to_picture
+from .run import feature_maps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +30,11 @@ def _figure(rows: int, columns: int, cell: float) -> tuple[Figure, Any]:
     for ax in axes.flat:
         ax.set_axis_off()
     return figure, axes
+
+
+def class_names(model: nn.Module) -> tuple[str, ...]:
+    """The names of the classes that the model's weights tell, in order; empty if they do not."""
+    return tuple(getattr(getattr(model, "weights", None), "classes", ()))
 
 
 def show_cam(

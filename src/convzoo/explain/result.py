@@ -25,7 +25,7 @@ class CAM:
         maps: (N, K, h, w), raw and signed, at the resolution of the layer; float32 (float64 from a float64 model).
             Positive cells speak for the class, negative ones against it.
         logits: (N, classes), as the model gives them.
-        target: (N, K) int64, the classes that are explained.
+        target: (N, K) int64, the classes that are explained; None if a callable said what to explain.
         bias: (N, K), the part of the logits that no place in the image has a share in, where the method knows it
             (``method == "cam"``): ``maps.mean((2, 3)) + bias`` are the logits. None otherwise.
         method: how the maps were made, such as ``"cam"``.
@@ -36,7 +36,7 @@ class CAM:
 
     maps: Tensor
     logits: Tensor
-    target: Tensor
+    target: Tensor | None
     method: str
     layer: str
     input_size: tuple[int, int]
@@ -101,7 +101,7 @@ class CAM:
         """
         from .pictures import overlay
 
-        count, classes = self.target.shape
+        count, classes = self.maps.shape[:2]
         if len(images) != count:
             raise ValueError(f"these are the maps of {count} images, got {len(images)}; pass the same images")
         if not -classes <= k < classes:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..explain.replica import unwrap
+from .._modules import unwrap
 from ..models import ablation, googlenet, inception_v3, lenet, mnist, mnist_gap, resnet
 from .blocks import REWRITES as CONVOLUTIONAL
 from .folding import affine_of, fold

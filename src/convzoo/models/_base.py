@@ -60,7 +60,7 @@ class Classifier(nn.Module):
     can_checkpoint: bool = False
     grad_checkpointing: bool = False
     classifier_name: str = "fc"
-    cam_method: Literal["cam", "grad_cam", "attention"] = "cam"
+    cam_method: Literal["cam", "hires_cam", "attention"] = "cam"
     cam_layer: str = ""
     stages: dict[str, str]
     num_features: int

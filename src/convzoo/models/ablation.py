@@ -122,7 +122,7 @@ class AblationCNN(Classifier):
     def __init__(self, config: AblationConfig) -> None:
         super().__init__(config, min_size=32, min_size_why="five 2x2 poolings")
         self.fixed_size = not config.gap
-        self.cam_method = "cam" if config.gap else "grad_cam"
+        self.cam_method = "cam" if config.gap else "hires_cam"
         height, width = (side // 32 for side in self.img_size)
         chans = config.in_chans
         with without_default_init():

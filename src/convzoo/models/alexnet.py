@@ -48,7 +48,7 @@ class AlexNet(Classifier):
 
     num_features = 4096
     classifier_name = "classifier.6"
-    cam_method = "grad_cam"
+    cam_method = "hires_cam"
     cam_layer = "features.11"
     stages = {"stage1": "features.2", "stage2": "features.5", "stage3": "features.12"}
 

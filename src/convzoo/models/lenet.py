@@ -85,7 +85,7 @@ class LeNet5(Classifier):
     fixed_size = True
     num_features = 84
     classifier_name = "fc3"
-    cam_method = "grad_cam"
+    cam_method = "hires_cam"
     cam_layer = "relu2"
     stages = {"stage1": "pool1", "stage2": "pool2"}
 
@@ -210,7 +210,7 @@ class LeNet5From1998(Classifier):
     fixed_size = True
     num_features = 84
     classifier_name = "output"
-    cam_method = "grad_cam"
+    cam_method = "hires_cam"
     cam_layer = "squash3"
     stages = {"stage1": "squash2", "stage2": "squash4", "stage3": "squash5"}
 
@@ -268,7 +268,7 @@ class LeNetSigmoid(Classifier):
     fixed_size = True
     num_features = 84
     classifier_name = "fc2"
-    cam_method = "grad_cam"
+    cam_method = "hires_cam"
     cam_layer = "sigmoid3"
     stages = {"stage1": "pool1", "stage2": "pool2", "stage3": "sigmoid3"}
 

@@ -67,7 +67,7 @@ class MnistNet(MnistClassifier):
     fixed_size = True
     num_features = 50
     classifier_name = "fc2"
-    cam_method = "grad_cam"
+    cam_method = "hires_cam"
     cam_layer = "conv2"
     stages = {"stage1": "relu1", "stage2": "relu2"}
 
@@ -110,7 +110,7 @@ class BasicCNN(MnistClassifier):
     """
 
     fixed_size = True
-    cam_method = "grad_cam"
+    cam_method = "hires_cam"
     cam_layer = "conv3"
     stages = {"stage1": "relu1", "stage2": "relu2", "stage3": "relu3"}
 
@@ -168,7 +168,7 @@ class InceptionCNN(MnistClassifier):
     fixed_size = True
     num_features = 512
     classifier_name = "fc2"
-    cam_method = "grad_cam"
+    cam_method = "hires_cam"
     cam_layer = "block2"
     stages = {"stage1": "block1", "stage2": "block2"}
 
@@ -219,7 +219,7 @@ class ResidualCNN(MnistClassifier):
     """Twice: a 5x5 convolution (12, 24), max-pooled, ReLU, a residual block; then LayerNorm and linear."""
 
     fixed_size = True
-    cam_method = "grad_cam"
+    cam_method = "hires_cam"
     cam_layer = "block2"
     stages = {"stage1": "block1", "stage2": "block2"}
 

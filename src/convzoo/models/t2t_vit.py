@@ -14,7 +14,6 @@ the position table keep their shapes. Weights have the names that the field uses
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -24,6 +23,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._modules import autocast_off
 from ..registry import register
 from ._base import Classifier
 from ._config import ModelConfig, Rate
@@ -127,13 +127,6 @@ def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:
     return branch * keep / (1.0 - rate)
 
 
-def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Autocast off where it is on; elsewhere nothing, which leaves traced graphs clean."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return contextlib.nullcontext()
-
-
 class Mlp(nn.Module):
     """Linear, GELU, linear; the width of the tokens is kept."""
 
@@ -152,7 +145,7 @@ def linear_attention(k: Tensor, q: Tensor, v: Tensor, w: Tensor) -> Tensor:
     """softmax(q k^T) v for keys, queries and values (N, L, 64), estimated by phi(q) phi(k)^T v with phi(x) =
     exp(w x - |x|^2 / 2) and random features w (m, 64); in float32 at least, as the sums under- and overflow in
     float16."""
-    with without_autocast(v.device):
+    with autocast_off(v.device):
         dtype = torch.promote_types(v.dtype, torch.float32)
         columns = w.to(dtype).t()  # (64, m)
         k, q = (x @ columns - x.square().sum(-1, keepdim=True) / 2 for x in (k.to(dtype), q.to(dtype)))

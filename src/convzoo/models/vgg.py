@@ -73,7 +73,7 @@ class VGG(Classifier):
         super().__init__(config, min_size=32, min_size_why="five 2x2 poolings")
         self.num_features = 4096 if config.head == "fc" else 512
         self.classifier_name = "classifier.6" if config.head == "fc" else "classifier.0"
-        self.cam_method = "grad_cam" if config.head == "fc" else "cam"
+        self.cam_method = "hires_cam" if config.head == "fc" else "cam"
         self.stages = {}
         with without_default_init():
             self.features = self._make_features(config)

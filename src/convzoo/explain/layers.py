@@ -1,0 +1,299 @@
+"""Layers of a model: finding them by path, which of them :func:`convzoo.cam` explains, and how to read their outputs.
+
+A map is (N, C, h, w). What a layer of the zoo gives is known. What another layer gives is known where torch defines it
+(a convolution's channels come first); elsewhere it is measured: on images of another size, the axis that becomes
+longer with the height is the map's height, and so with its width; tokens become more, a class token stays one. A layer
+whose output cannot be read with certainty is refused; ``reshape=`` tells it then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from .._checks import shorten
+from .._modules import private_copy, unwrap
+from ..models import Classifier
+from .methods import ATTENTION, WEIGHTINGS
+
+Reader = Callable[[Tensor], Tensor]
+
+# layers whose four-dimensional output is (N, C, h, w) by definition
+CHANNELS_FIRST = (
+    nn.Conv2d, nn.ConvTranspose2d, _BatchNorm, _InstanceNorm, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LPPool2d, nn.FractionalMaxPool2d, nn.Upsample, nn.PixelShuffle,
+    nn.PixelUnshuffle, nn.LocalResponseNorm,
+)  # fmt: skip
+
+
+def cam_layers(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """The methods of :func:`convzoo.cam` that suit ``model``, each with the layers it may be asked at, best first.
+
+    Of a model that is not the zoo's, the convolutions are named, last first.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+
+    Example:
+        >>> import convzoo
+        >>> layers = convzoo.cam_layers(convzoo.create_model("resnet18"))
+        >>> layers["cam"], layers["grad_cam"][:2]
+        (('layer4',), ('layer4', 'layer3'))
+    """
+    model = check_model(model)
+    if not isinstance(model, Classifier):
+        found = [path for path, module in walk(model) if isinstance(module, nn.Conv2d)]
+        return dict.fromkeys(WEIGHTINGS, tuple(reversed(found)))
+    if gives_attention(model):
+        norms = [path for path, _ in walk(model) if path.startswith("blocks.") and path.endswith("norm1")]
+        return {**dict.fromkeys(ATTENTION, ("blocks",)), **dict.fromkeys(WEIGHTINGS, tuple(reversed(norms)))}
+    best, pooled = gradient_layer(model), class_map_layer(model)
+    paths = [path for path, _ in walk(model)]
+    before = paths[: paths.index(best)]  # a stage may end behind it, with the final pooling
+    layers = dict.fromkeys(WEIGHTINGS, (best, *(path for path in reversed(model.stages.values()) if path in before)))
+    return {"cam": (pooled,), **layers} if pooled else layers
+
+
+def check_model(model: object) -> nn.Module:
+    """``model`` without the wrappers around it.
+
+    Raises:
+        TypeError: not a module, a scripted one, or one whose parameters are spread over processes.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; create_model(name) makes one")
+    model = unwrap(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("a scripted module cannot be looked into; pass the module it was made from")
+    for module in model.modules():
+        kinds = {type(each).__name__ for each in (*module._parameters.values(), *module._buffers.values())}
+        if kinds & {"DTensor", "FlatParameter"}:
+            raise TypeError(
+                f"the parameters of {name_of(model)} are spread over processes (FSDP, DTensor), one process cannot "
+                "explain it; gather them (torch.distributed.checkpoint.state_dict.get_model_state_dict with "
+                "full_state_dict=True) and load them into an ordinary copy of the model"
+            )
+    return model
+
+
+def name_of(model: nn.Module) -> str:
+    """The name that messages call ``model`` by."""
+    return model.config.name if isinstance(model, Classifier) else type(model).__name__
+
+
+def gives_attention(model: nn.Module) -> bool:
+    """Whether ``model`` is one of the zoo's whose ``forward_features`` tells its attention probabilities."""
+    return isinstance(model, Classifier) and model.cam_method == "attention"
+
+
+def gradient_layer(model: Classifier) -> str:
+    """Path of the layer that the gradient methods explain by default."""
+    pooled = model.cam_method == "cam" or not model.cam_layer  # a net that pools has its last maps explained
+    return list(model.stages.values())[-1] if pooled else model.cam_layer
+
+
+def class_map_layer(model: Classifier) -> str:
+    """Path of the layer whose output is, or makes, the class activation maps; empty if the model has none."""
+    if model.cam_method != "cam":
+        return ""
+    classifier = model.get_classifier()
+    wide = isinstance(classifier, nn.Conv2d) and classifier.weight.shape[2:].numel() > 1
+    return model.classifier_name if wide else gradient_layer(model)
+
+
+def walk(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Paths and modules below ``module``; wrappers have no place in the paths, as they have none in a private copy."""
+    for name, child in unwrap(module)._modules.items():
+        if child is not None:
+            place = f"{path}.{name}" if path else name
+            yield place, unwrap(child)
+            yield from walk(child, place)
+
+
+def find_layers(model: nn.Module, layer: object) -> tuple[str, ...]:
+    """The paths of ``layer``: a path, a module, or a list of these; None: no paths.
+
+    Raises:
+        TypeError: neither a path nor a module.
+        ValueError: not in the model, or named twice.
+    """
+    if layer is None:
+        return ()
+    if not isinstance(layer, (list, tuple)):
+        return (find_layer(model, layer),)
+    if not layer:
+        raise ValueError("layer=[] names no layer; pass None for the model's own, or the paths of some")
+    paths = tuple(find_layer(model, each) for each in layer)
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"layer={shorten(list(paths))} names a layer twice; name each once")
+    return paths
+
+
+def find_layer(model: nn.Module, layer: object) -> str:
+    """The path of ``layer``, given by path or as the module itself.
+
+    Raises:
+        TypeError, ValueError: as :func:`find_layers`.
+    """
+    if isinstance(layer, str):
+        if any(path == layer for path, _ in walk(model)):
+            return layer
+        close = model.stages.values() if isinstance(model, Classifier) else (name for name, _ in model.named_children())
+        such = ", such as " + ", ".join(list(close)[-4:]) if len(model._modules) else "; this model has none"
+        raise ValueError(f"the model has no layer {shorten(layer)}; pass the path of a module{such}")
+    if isinstance(layer, nn.Module):
+        for path, module in walk(model):
+            if module is unwrap(layer):
+                return path
+        raise ValueError(f"the {type(layer).__name__} given as layer is not a part of the model; pass one that is")
+    raise TypeError(f"layer is the path of a module or the module, got {shorten(layer)}; cam_layers(model) names paths")
+
+
+def reader(model: nn.Module, path: str, output: Tensor, images: Tensor, grid: tuple[int, int] | None) -> Reader:
+    """What makes maps (N, C, h, w) of a layer's ``output``, of its activations and of their gradients alike.
+
+    Args:
+        model: without wrappers.
+        path: of the layer.
+        output: of the layer for ``images``.
+        images: (N, C, H, W).
+        grid: (h, w) of the last maps that a convolution made before it, if one did.
+
+    Raises:
+        ValueError: the output is no map, or cannot be read as one with certainty.
+    """
+    if not output.is_floating_point():
+        raise ValueError(f"layer {path!r} gives {output.dtype}, a map needs fractions; pass another layer")
+    shape = tuple(output.shape)
+    if output.ndim in (3, 4) and shape[0] == len(images):
+        found = _of_maps(model, path, images) if output.ndim == 4 else _of_tokens(model, path, shape, images, grid)
+        if found is not None:
+            return found
+    elif output.ndim < 3:
+        raise ValueError(
+            f"layer {path!r} gives {shape}, a map needs (N, C, h, w) or the tokens of a grid; pick a layer before the "
+            "maps are flattened"
+        )
+    raise ValueError(
+        f"layer {path!r} gives {shape} for images {tuple(images.shape)}, and which of its axes are the map's channels, "
+        "height and width is not certain; pass another layer, such as a convolution, or reshape=, a callable that "
+        "makes maps (N, C, h, w) of it (lambda y: y.permute(0, 3, 1, 2) where the channels come last)"
+    )
+
+
+def checked(reshape: Callable[[Tensor], Tensor], path: str, images: int) -> Reader:
+    """``reshape``, with its answer checked."""
+
+    def read(output: Tensor) -> Tensor:
+        maps = reshape(output)
+        if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[0] != images or not maps.is_floating_point():
+            got = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+            raise ValueError(
+                f"reshape makes {got} of the output {tuple(output.shape)} of layer {path!r}; it must return maps "
+                f"(N, C, h, w) of {images} image{'s' * (images != 1)}"
+            )
+        return maps
+
+    return read
+
+
+def _of_maps(model: nn.Module, path: str, images: Tensor) -> Reader | None:
+    """The reader of four-dimensional outputs; None if there is no telling."""
+    known = isinstance(model, Classifier) and not gives_attention(model)  # all maps of the zoo are channels first
+    if known or isinstance(dict(walk(model))[path], CHANNELS_FIRST):
+        return _as_it_is
+    height, width = images.shape[2:]
+    plain, wide, high = (
+        measure(model, path, images, size) for size in ((height, width), (height, 2 * width), (2 * height, width))
+    )
+    if plain is None or wide is None or high is None or not len(plain) == len(wide) == len(high) == 4:
+        return None
+    across = [axis for axis in range(4) if wide[axis] != plain[axis]]
+    down = [axis for axis in range(4) if high[axis] != plain[axis]]
+    if len(across) != 1 or len(down) != 1 or across == down or 0 in (*across, *down):
+        return None
+    (channels,) = {1, 2, 3} - {*across, *down}
+    return lambda output: output.permute(0, channels, down[0], across[0])
+
+
+def _of_tokens(
+    model: nn.Module, path: str, shape: tuple[int, ...], images: Tensor, grid: tuple[int, int] | None
+) -> Reader | None:
+    """The reader of tokens, one for each cell of a grid and perhaps one for the class; None if there is no telling."""
+    height, width = images.shape[2:]
+    axis, extra = 1, -1
+    if isinstance(model, Classifier) and path.startswith("blocks."):
+        grid, extra = _grid(shape[1] - 1, height, width), 1
+    elif grid is not None:
+        fitting = [(axis, shape[axis] - math.prod(grid)) for axis in (1, 2) if 0 <= shape[axis] - math.prod(grid) <= 1]
+        if len(fitting) != 1 or shape[0] == shape[1]:  # where both are equal, tokens or images may come first
+            return None
+        axis, extra = fitting[0]
+    else:
+        plain, large = (measure(model, path, images, size) for size in ((height, width), (2 * height, 2 * width)))
+        if plain is None or large is None or not len(plain) == len(large) == 3:
+            return None
+        longer = [axis for axis in (1, 2) if large[axis] != plain[axis]]
+        if len(longer) != 1:
+            return None
+        axis = longer[0]
+        cells = (large[axis] - plain[axis]) // 3  # four times as many in the large image, and the rest stays
+        extra, grid = shape[axis] - cells, _grid(cells, height, width)
+    if grid is None or extra not in (0, 1) or min(grid) < 1:
+        return None
+    first, sides = extra, grid
+
+    def read(output: Tensor) -> Tensor:
+        tokens = output.transpose(1, 2) if axis == 1 else output
+        return tokens[:, :, first:].unflatten(2, sides)
+
+    return read
+
+
+def _as_it_is(output: Tensor) -> Tensor:
+    return output
+
+
+def _grid(cells: int, height: int, width: int) -> tuple[int, int] | None:
+    """(h, w) with ``cells`` cells and the proportions of an image; None if there is none."""
+    rows = math.isqrt(max(cells, 0) * height // width)
+    if rows < 1 or cells % rows or rows * width != cells // rows * height:
+        return None
+    return rows, cells // rows
+
+
+class _Reached(Exception):
+    """The layer has run; the rest of the forward pass is not needed."""
+
+
+def measure(model: nn.Module, path: str, images: Tensor, size: tuple[int, int]) -> tuple[int, ...] | None:
+    """The shape that a layer gives for one image of ``size``; None if the model takes none of that size.
+
+    Found on the meta device, where a forward pass computes shapes only, or where a model cannot run there, on its own.
+    """
+    shape: tuple[int, ...] | None = None
+
+    def reach(module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal shape
+        shape = tuple(output.shape)
+        raise _Reached
+
+    repeats = [-(-side // old) for side, old in zip(size, images.shape[2:], strict=True)]
+    image = images[:1].detach().repeat(1, 1, *repeats)[..., : size[0], : size[1]]
+    for device in ("meta", None):
+        body = private_copy(model, device=device)
+        body.get_submodule(path).register_forward_hook(reach)
+        try:
+            with torch.no_grad():
+                body(image.to(device))
+        except _Reached:
+            return shape
+        except Exception:  # whatever a model raises for a size, or a device, that it does not take
+            continue
+    return None
