@@ -230,13 +230,17 @@ def test_methods_put_on_the_instance_see_the_hooks():
     assert calls[0] is not model
 
 
-def test_hooks_of_the_user_stay_and_run():
+def test_hooks_of_the_user_run_on_the_copy():
     model, x = UserNet(), torch.rand(1, 3, 32, 32)
+    plain = cam(model, x, 3, layer="conv2")
     seen = []
-    model.conv1.register_forward_hook(lambda *_: seen.append("forward"))
+    model.conv1.register_forward_hook(lambda module, inputs, output: seen.append("forward") or 2 * output)
     model.conv2.register_full_backward_hook(lambda *_: seen.append("backward"))
-    cam(model, x, layer="conv2")
-    assert seen == ["forward"]  # the backward pass is ours, not the user's
+    hooked = cam(model, x, 3, layer="conv2")
+    with torch.no_grad():
+        close(hooked.logits, model(x))  # the hook's doubling counts
+    assert (hooked.logits - plain.logits).abs().max() > 0.01
+    assert seen == ["forward"]  # of the model's own pass: a list in a hook is not changed by ours
 
 
 def test_the_result_keeps_neither_model_nor_graph_alive():

@@ -13,7 +13,7 @@ a row. Rollout (Abnar and Zuidema 2020, arXiv:2005.00928) takes the mean attenti
 the same map for every class. (The paper's factor 1/2 for every block scales the map and nothing else.)
 
 Class activation maps (Zhou et al. 2015, arXiv:1512.04150). With logit_c = weight_c . mean(A) + bias_c, the map is
-weight_c . A, cell by cell; its mean over the cells is the logit without the bias. Three heads beyond that one are covered:
+weight_c . A, cell by cell; its mean over the cells is the logit without the bias. Three other heads are covered:
 
 - a 1x1 convolution behind the pooling is a linear layer;
 - a convolution before the pooling gives the maps itself;
