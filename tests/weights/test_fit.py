@@ -148,10 +148,10 @@ def test_nets_that_flatten_are_refused_with_the_reason(folders, name, size, word
 
 @pytest.mark.parametrize("name", ["vgg11", "vgg16_bn", "alexnet"])
 def test_nets_with_weights_for_each_cell_are_refused_with_the_reason(name):
-    native = make_config(name)
-    state, info = build_empty(native).state_dict(), describe(native)
+    native = build_empty(make_config(name))
+    state, info = native.state_dict(), describe(native.config)
     with pytest.raises(WeightsMismatch, match=f"for 224x224 images: {name} has weights for each cell of its last maps"):
-        load_fitted(native, state, info, Wanted(img_size=(64, 64)))
+        load_fitted(native, state, Wanted(img_size=(64, 64)), info, "the weights")
 
 
 def describe(config):

@@ -110,11 +110,7 @@ class WeightInfo:
 
     def with_other_head(self, num_classes: int) -> WeightInfo:
         """What still holds once the head is another one, for ``num_classes`` classes; ``adapted`` says so."""
-        if num_classes == 0:
-            change = f"the head for {self.num_classes} classes left out"
-        else:
-            change = f"a fresh head for {num_classes} classes"
-            change += "" if num_classes == self.num_classes else f", not {self.num_classes}"
+        change = describe_head(num_classes, self.num_classes)
         nothing: dict[str, Any] = {
             "classes": (),
             "class_ids": (),
@@ -142,8 +138,17 @@ class WeightInfo:
     def from_json(cls, name: str, entry: Mapping[str, Any]) -> WeightInfo:
         """The entry ``name`` of the table."""
         known = {field.name for field in fields(cls)}
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
+        }
         return cls(name=name, **{key: value for key, value in values.items() if key in known})
+
+
+def describe_head(num_classes: int, before: int) -> str:
+    """What was done to a head for ``before`` classes to make it one for ``num_classes``."""
+    if num_classes == 0:
+        return f"the head for {before} classes left out"
+    return f"a fresh head for {num_classes} classes" + ("" if num_classes == before else f", not {before}")
 
 
 def bundled_path(name: str) -> Path:

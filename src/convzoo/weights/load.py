@@ -5,25 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .._checks import check_img_size
-from ..models import Classifier
+from .._checks import check_img_size, shorten
+from .._modules import unwrap
+from ..models import Classifier, ModelConfig
 from ..registry import find_entry, make_config
 from . import find, fit, layouts
 from .entries import WeightInfo, default_tag
-from .errors import WeightsMismatch
-from .files import read_tensors
+from .errors import WeightsCorrupted, WeightsMismatch
+from .files import PICKLES, read_pickle, read_tensors
 
+Model = TypeVar("Model", bound=nn.Module)
 Source = str | os.PathLike[str]
 
 
 def create_pretrained(
     name: str,
-    pretrained: bool | Source,
+    pretrained: bool | Source | Mapping[str, Tensor],
     num_classes: int | None = None,
     in_chans: int | None = None,
     img_size: int | tuple[int, int] | None = None,
@@ -49,22 +51,17 @@ def create_pretrained(
         raise ValueError(f"weights of {name} cannot be loaded onto the meta device; leave it, or pretrained=False")
     architecture, _, tag = name.partition(".") if isinstance(name, str) else (name, "", "")
     find_entry(architecture)
-    found = _find(name, architecture, tag, pretrained, access)
     wanted = fit.Wanted(num_classes, in_chans, None if img_size is None else check_img_size(img_size))
-    state = read_tensors(found.path, mmap=mmap)
-    info = found.info
-    if info is None:
-        model = _load_bare(architecture, state, wanted, given, str(found.path))
+    asked = make_config(architecture, num_classes, in_chans, img_size, given)
+    if isinstance(pretrained, Mapping):
+        model = _load_bare(asked, pretrained, wanted, "the tensors given", copy=True)
     else:
-        if info.architecture != architecture:
-            raise WeightsMismatch(
-                f"{info.source or info.name} holds weights of {info.architecture}, and {architecture} was asked for; "
-                f"create_model({info.architecture!r}, pretrained=...) loads them"
-            )
-        native = make_config(
-            architecture, info.num_classes, info.in_chans, info.img_size, {**_own_args(info, architecture), **given}
-        )
-        model = fit.load_fitted(native, state, info, wanted)
+        found = _find(name, architecture, tag, pretrained, access)
+        state = read_tensors(found.path, mmap=mmap)
+        if found.info is None:
+            model = _load_bare(asked, state, wanted, f"the weights in {found.path}")
+        else:
+            model = _load_described(asked, state, found.info, wanted, given)
     device = torch.get_default_device()
     return model if device.type == "cpu" else model.to(device)
 
@@ -95,47 +92,92 @@ def _find(name: str, architecture: str, tag: str, pretrained: bool | Source, acc
     return find.find_tag(source if source.startswith(f"{architecture}.") else f"{architecture}.{source}", access)
 
 
+def _load_bare(
+    asked: ModelConfig, source: Mapping[str, Tensor], wanted: fit.Wanted, what: str, *, copy: bool = False
+) -> Classifier:
+    """Tensors without a description: taken for the architecture and options asked for."""
+    model = fit.build_empty(asked)
+    state = layouts.convert(source, model)
+    native = fit.read_off(model, state)
+    if native.num_classes == 0 and wanted.num_classes is None:
+        native = model  # a model without its head is not what was asked for
+    return fit.load_fitted(native, state, wanted, None, what, copy=copy)
+
+
+def _load_described(
+    asked: ModelConfig, state: dict[str, Tensor], info: WeightInfo, wanted: fit.Wanted, options: dict[str, Any]
+) -> Classifier:
+    """Tensors with a description, which is held against them before anything is built of it."""
+    where = info.source or info.name
+    if info.architecture != asked.name:
+        theirs = shorten(info.architecture)
+        raise WeightsMismatch(
+            f"{where} holds weights of {theirs[1:-1]}, and {asked.name} was asked for; "
+            f"create_model({theirs}, pretrained=...) loads them"
+        )
+    own = _own_args(info, asked.name)
+    sizes = (info.num_classes, info.in_chans, info.img_size)
+    try:
+        native = fit.build_empty(make_config(asked.name, *sizes, own), fit.operations(state))
+    except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
+        raise WeightsCorrupted(
+            f"{where} is described as what {asked.name} cannot be, or not in this file ({error}); correct its "
+            "config.json, or get another copy"
+        ) from error
+    if options:
+        native = fit.build_empty(make_config(asked.name, *sizes, {**own, **options}))
+    state = layouts.convert(state, native, info.layout)
+    return fit.load_fitted(native, state, wanted, info, f"the weights {info.name}")
+
+
 def _own_args(info: WeightInfo, architecture: str) -> dict[str, Any]:
     """The options that the weights were made with, as this architecture has them."""
     known = find_entry(architecture).config.option_names()
     unknown = [option for option in info.model_args if option not in known]
     if unknown:
         raise WeightsMismatch(
-            f"{info.source or info.name} was made with {unknown[0]}={info.model_args[unknown[0]]!r}, which "
-            f"{architecture} has no option for; its options are {', '.join(known) or 'none'}: use other weights"
+            f"{info.source or info.name} was made with {shorten(unknown[0])}={shorten(info.model_args[unknown[0]])}, "
+            f"which {architecture} has no option for; its options are {', '.join(known) or 'none'}: use other weights"
         )
     return dict(info.model_args)
 
 
-def _load_bare(
-    architecture: str, state: dict[str, Tensor], wanted: fit.Wanted, options: dict[str, Any], what: str
-) -> Classifier:
-    """A file without a description: taken for the very model that was asked for."""
-    config = make_config(architecture, wanted.num_classes, wanted.in_chans, wanted.img_size, options)
-    model = fit.build_empty(config)
-    fit.put_in(model, layouts.convert(state, model), what)
-    return model.eval()
-
-
 def load_weights(
-    model: Classifier, source: Mapping[str, Tensor] | Source, *, layout: str | None = None, mmap: bool = True
-) -> Classifier:
+    model: Model,
+    source: Mapping[str, Any] | Source,
+    *,
+    layout: str | None = None,
+    head: bool = True,
+    mmap: bool = True,
+    unsafe_format: bool = False,
+) -> Model:
     """Put weights into a model that is there, all of them or none.
 
+    Names of wrappers before or inside the keys (``module.``, ``_orig_mod.``, ``model.``, ...) are left out, and a
+    checkpoint is searched for the tensors that are this model's. A model on the meta device gets the tensors on the
+    CPU.
+
     Args:
-        model: gets the weights, in its own types and on its own device.
-        source: tensors by name, or a ``.safetensors`` file or a folder that holds one.
+        model: gets the weights, in its own types and on its own device; compiled, data-parallel and averaged models
+            are filled inside.
+        source: tensors by name; a checkpoint that holds them, of any framework; or a ``.safetensors`` file or a folder
+            that holds one.
         layout: whose names the tensors have: ``"convzoo"``, ``"torchvision"``, ``"timm"`` or ``"t2t-official"``.
             None: found out.
+        head: False leaves the model the last layer that it has, whatever the source has there.
         mmap: map the file while it is read; False: read it whole.
+        unsafe_format: also read files of ``torch.save`` (``.pth``, ``.pt``, ``.bin``, ``.ckpt``), with torch's
+            ``weights_only=True``: tensors and plain values, nothing that runs code. A hole in torch's reader is then a
+            hole here; files of strangers are better had as ``.safetensors``.
 
     Returns:
         The model.
 
     Raises:
-        TypeError: a source of another kind.
+        TypeError: a source or a model of another kind.
         ValueError: no such layout.
         WeightsMismatch: the tensors are not exactly the model's; it is left as it was.
+        WeightsUnsafe: a pickle, and ``unsafe_format`` is False or it holds more than tensors.
         WeightsError: the file is not there or not sound.
 
     Example:
@@ -144,22 +186,36 @@ def load_weights(
         >>> convzoo.load_weights(model, other.state_dict()) is model
         True
     """
+    inner = unwrap(model) if isinstance(model, nn.Module) else model
+    if not isinstance(inner, Classifier):
+        raise TypeError(
+            f"load_weights fills a model of the zoo, got {type(inner).__name__}; pass what create_model gave, or use "
+            "load_state_dict"
+        )
     info: WeightInfo | None = None
+    tensors: Mapping[str, Any]
     if isinstance(source, Mapping):
-        wrong = next((key for key, value in source.items() if not isinstance(value, Tensor)), None)
-        if wrong is not None:
-            raise TypeError(
-                f"a state dict holds tensors by name, got {type(source[wrong]).__name__} under {wrong!r}; pass the "
-                f"inner mapping, such as source[{wrong!r}]"
-            )
-        state, what = dict(source), "the tensors given"
-    elif isinstance(source, (str, os.PathLike)):
-        found = find.find_path(Path(source))
-        info, what = found.info, str(source)
-        state = read_tensors(found.path, mmap=mmap)
-        layout = layout or (info.layout if info else None)
-    else:
+        tensors, what = source, "the tensors given"
+    elif not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"weights are a state dict, a file or a folder, got {type(source).__name__}; pass one of these")
-    fit.put_in(model, layouts.convert(state, model, layout), what)
-    model.weights = info
+    elif unsafe_format and Path(source).suffix.lower() in PICKLES:
+        tensors, what = read_pickle(Path(source)), f"the weights in {source}"
+    else:
+        found = find.find_path(Path(source))
+        info, what = found.info, f"the weights in {source}"
+        tensors = read_tensors(found.path, mmap=mmap)
+        layout = layout or (info.layout if info else None)
+    state = layouts.convert(tensors, inner, layout)
+    if not head:
+        state = _with_own_head(inner, state)
+        info = info and info.with_other_head(inner.num_classes)
+    fit.put_in(inner, state, what, copy=isinstance(source, Mapping))
+    inner.weights = info
     return model
+
+
+def _with_own_head(model: Classifier, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, with the model's own instead of those that its number of classes decides."""
+    own, head = model.state_dict(), fit.head_keys(model)
+    body = {key: tensor for key, tensor in state.items() if key not in head}
+    return {**body, **{key: own[key] for key in own if key in head}}

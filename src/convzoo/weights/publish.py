@@ -93,7 +93,11 @@ def save_pretrained(
         )
     old = model.weights
     if old is not None and old.num_classes == model.num_classes and classes is None:
-        named = {"classes": old.classes, "class_ids": old.class_ids, "class_descriptions": old.class_descriptions}
+        named: dict[str, Any] = {
+            "classes": old.classes,
+            "class_ids": old.class_ids,
+            "class_descriptions": old.class_descriptions,
+        }
     else:
         named = _name_classes(classes)
     seen = model.transform
@@ -156,7 +160,7 @@ def save_pretrained(
     )
 
 
-def _name_classes(classes: Sequence[str] | Mapping[str, str] | None) -> dict[str, tuple[str, ...]]:
+def _name_classes(classes: Sequence[str] | Mapping[str, str] | None) -> dict[str, Any]:
     """Names, identifiers and descriptions, as :class:`WeightInfo` has them."""
     if isinstance(classes, Mapping):
         described = {str(identifier): str(text) for identifier, text in classes.items()}

@@ -90,7 +90,7 @@ def name_classes(descriptions: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(word if count[word] == 1 else f"{word} ({identifier})" for identifier, word in first.items())
 
 
-def _read_classes(config: Mapping[str, Any], num_classes: int) -> dict[str, tuple[str, ...]]:
+def _read_classes(config: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     """Names, identifiers and descriptions, as :class:`WeightInfo` has them; none if their number is wrong.
 
     Labels are identifiers if no letter in them stands beside another, as in synset numbers.
