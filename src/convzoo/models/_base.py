@@ -19,7 +19,8 @@ from .._checks import (
 )
 from ._config import ModelConfig
 from ._init import drawing_together
-from ._layers import chans_in, classes_out, find_module, first_layer, is_marked, mark, output_layer
+from ._input import check_images, too_small, wrong_size
+from ._layers import chans_in, classes_out, entrance, find_module, first_layer, is_marked, mark, output_layer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -73,7 +74,7 @@ class Classifier(nn.Module):
         self.min_size = min_size
         self._min_size_why = min_size_why
         if min(self.img_size) < min_size:
-            raise ValueError(self._too_small(*self.img_size))
+            raise ValueError(too_small(self, *self.img_size))
 
     @property
     def num_classes(self) -> int:
@@ -90,7 +91,7 @@ class Classifier(nn.Module):
 
     @property
     def in_chans(self) -> int:
-        chans = chans_in(self)
+        chans = chans_in(entrance(self))
         return self._config.in_chans if chans is None else chans
 
     @in_chans.setter
@@ -229,7 +230,7 @@ class Classifier(nn.Module):
                     f"{transform.in_chans}; pass convzoo.transform a mean and std for each channel"
                 )
             if self.fixed_size and transform.img_size != self.img_size:
-                raise ValueError(self._wrong_size(*transform.img_size))
+                raise ValueError(wrong_size(self, *transform.img_size))
         self.__dict__["_transform"] = transform
 
     def preprocess(self, images: Any, *, prepare: bool | Literal["auto"] = False, invert: bool = False) -> Tensor:
@@ -297,43 +298,13 @@ class Classifier(nn.Module):
         fresh.apply(self.init_weights)
 
     def check_input(self, x: Tensor) -> None:
-        """Refuse, in words, what the net cannot read; under symbolic tracing there is nothing to look at."""
-        if isinstance(x, torch.fx.Proxy):
-            return
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{self.config.name} takes a tensor of images, got {type(x).__name__}; convert it first")
-        if x.ndim != 4 or x.shape[1] != self.in_chans:
-            raise ValueError(self._wrong_shape(x))
-        height, width = x.shape[2:]
-        if self.fixed_size:
-            if height != self.img_size[0] or width != self.img_size[1]:
-                raise ValueError(self._wrong_size(height, width))
-        elif height < self.min_size or width < self.min_size:
-            raise ValueError(self._too_small(height, width))
+        """Raise an explanatory error if the model cannot take ``x``.
 
-    def _wrong_shape(self, x: Tensor) -> str:
-        name, shape = self.config.name, tuple(x.shape)
-        if x.ndim == 3:
-            remedy = "add the batch dimension: images[None]"
-        elif x.ndim == 4:
-            remedy = f"convert the images, or create_model({name!r}, in_chans={x.shape[1]})"
-        else:
-            remedy = "stack the images into one batch"
-        return f"{name} takes images of shape (N, {self.in_chans}, H, W), got {shape}; {remedy}"
-
-    def _wrong_size(self, height: int, width: int) -> str:
-        (h, w), name = self.img_size, self.config.name
-        return (
-            f"{name} was built for {h}x{w} images (its head reads the flattened maps), got {height}x{width}; "
-            f"resize them, or create_model({name!r}, img_size=({height}, {width}))"
-        )
-
-    def _too_small(self, height: int, width: int) -> str:
-        why = f" ({self._min_size_why})" if self._min_size_why else ""
-        return (
-            f"{self.config.name} needs at least {self.min_size}x{self.min_size} pixels{why}, got {height}x{width}; "
-            "pad or enlarge the image, or pick a net for small images, such as lenet5 or fcn_gap"
-        )
+        Raises:
+            TypeError: not a dense tensor, or of a type that the parameters do not have.
+            ValueError: another shape or size, no image at all, or on another device.
+        """
+        check_images(self, x)
 
     def extra_repr(self) -> str:
         height, width = self.img_size

@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import nn
 
 _MARK = "_convzoo_weights"
+PASSING = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Unfold)  # what they put out is of the images' own kind
 _WIDTHS_IN = ("in_channels", "num_features", "num_channels")  # of convolutions, and of norms that stand first
 _WIDTHS_OUT = ("out_features", "out_channels", "num_classes", "num_features")
 
@@ -29,10 +30,39 @@ def first_layer(module: nn.Module) -> nn.Module | None:
     """The first layer inside ``module`` that has parameters, or that says how many channels it reads."""
     for child in module._modules.values():
         if child is not None:
-            layer = child if child._parameters or _width(child, _WIDTHS_IN) is not None else first_layer(child)
+            layer = child if _is_layer(child) else first_layer(child)
             if layer is not None:
                 return layer
     return None
+
+
+def entrance(model: nn.Module) -> nn.Module | None:
+    """The first layer of ``model`` if that is what reads the images; None where it cannot be told.
+
+    It cannot where a container begins with a function, for that may turn the images into anything, nor where the
+    layer does not run the code of its class alone.
+    """
+    for child in model._modules.values():
+        if child is not None:
+            layer = _begin(child) if child._modules and not child._parameters else child
+            if layer is not None and (layer is not child or _is_layer(child)):
+                known = _is_layer(layer) and not layer._forward_pre_hooks and "forward" not in layer.__dict__
+                return layer if known else None
+    return None
+
+
+def _begin(container: nn.Module) -> nn.Module | None:
+    """The first module inside, at any depth, that has no modules in it."""
+    for child in container._modules.values():
+        if child is not None and not isinstance(child, PASSING):
+            first = _begin(child) if child._modules and not child._parameters else child
+            if first is not None:
+                return first
+    return None
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return bool(module._parameters) or _width(module, _WIDTHS_IN) is not None
 
 
 def output_layer(head: nn.Module | None) -> nn.Module | None:
@@ -49,9 +79,8 @@ def output_layer(head: nn.Module | None) -> nn.Module | None:
     return head if head._parameters or head._buffers or head._modules or _width(head, _WIDTHS_OUT) is not None else None
 
 
-def chans_in(model: nn.Module) -> int | None:
-    """Channels that the first layer of ``model`` reads; None where it does not say."""
-    layer = first_layer(model)
+def chans_in(layer: nn.Module | None) -> int | None:
+    """Channels that a first layer reads; None where it does not say."""
     return None if layer is None else _width(layer, _WIDTHS_IN)
 
 
