@@ -7,7 +7,6 @@ import copy
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-import torch.fx
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
