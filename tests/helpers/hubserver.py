@@ -9,8 +9,10 @@ a second host name by a redirect; uploads go through the large-file store. Any r
         os.environ["HF_ENDPOINT"] = hub.url
 
 What a fault may do: ``status`` (with ``body``, ``headers``), ``reset`` (close the door at once), ``delay`` (seconds),
-and to the bytes of a file ``drop_after`` (cut; ``graceful`` for an orderly end), ``stall_after``, ``rate`` (bytes a
-second), ``corrupt`` (flip the byte at that place), ``truncate``, ``replace``, ``no_range``.
+``call`` (a function, before the answer), ``set`` (headers of an otherwise right answer; None: left out), ``drip``
+(seconds between the single bytes of a header that never ends), and to the bytes of a file ``drop_after`` (cut;
+``graceful`` for an orderly end), ``stall_after``, ``rate`` (bytes a second), ``corrupt`` (flip the byte at that place),
+``truncate``, ``replace``, ``no_range``, ``endless`` (bytes after the right ones, until the client leaves).
 """
 
 from __future__ import annotations
@@ -181,6 +183,7 @@ def point_client_at(url: str, monkeypatch: Any) -> None:
 class Handler(BaseHTTPRequestHandler):
     hub: HubServer
     protocol_version = "HTTP/1.1"
+    fault: dict[str, Any] = {}
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -197,7 +200,7 @@ class Handler(BaseHTTPRequestHandler):
         }
         with self.hub.lock:
             self.hub.log.append(entry)
-            self.fault: dict[str, Any] = {}
+            self.fault = {}
             for fault in self.hub.faults:
                 if fault.method in (self.command, "*") and re.search(fault.pattern, self.path) and fault.times > 0:
                     if fault.skip > 0:
@@ -206,8 +209,11 @@ class Handler(BaseHTTPRequestHandler):
                     fault.times -= 1
                     self.fault = fault.options
                     break
+        self.fault.get("call", lambda: None)()
         time.sleep(self.fault.get("delay", 0))
-        if self.fault.get("reset"):
+        if "drip" in self.fault:
+            self.drip(self.fault["drip"])
+        elif self.fault.get("reset"):
             self.read_body()
             self.slam()
         elif "status" in self.fault:
@@ -251,6 +257,25 @@ class Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             self.connection.close()
+
+    def drip(self, pause: float) -> None:
+        """Begin an answer and never end it."""
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 500:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(pause)
+
+    def send_header(self, keyword: str, value: str) -> None:
+        if keyword not in self.fault.get("set", {}):
+            super().send_header(keyword, value)
+
+    def end_headers(self) -> None:
+        for keyword, value in self.fault.get("set", {}).items():
+            if value is not None:
+                super().send_header(keyword, value)
+        super().end_headers()
 
     def reply(self, status: int, body: Any = b"", headers: dict[str, str] | None = None) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -317,9 +342,18 @@ class Handler(BaseHTTPRequestHandler):
         body = fault.get("replace", body)[: fault.get("truncate")]
         self.send_response(status)
         for key, value in {**sent, "Content-Length": str(len(body))}.items():
-            self.send_header(key, value)
+            if not (key == "Content-Length" and "endless" in fault):
+                self.send_header(key, value)
+        if "endless" in fault:
+            self.send_header("Connection", "close")
         self.end_headers()
         if self.command == "HEAD":
+            return None
+        if "endless" in fault:
+            self.close_connection = True
+            with contextlib.suppress(OSError):
+                for _ in range(1 << 12):  # 256 MB, should nobody stop it
+                    self.wfile.write(body[: 1 << 16].ljust(1 << 16, b"x"))
             return None
         if "drop_after" in fault:
             self.wfile.write(body[: fault["drop_after"]])

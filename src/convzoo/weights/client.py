@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
+from .._checks import shorten
 from .errors import WeightsError, WeightsForbidden, WeightsNotFound, WeightsUnavailable
 
 CHUNK = 1 << 16  # bytes
 UNWRITABLE = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT, errno.ENOTDIR)
 REFUSED, BUSY = (401, 403), (408, 429)
 REDIRECTS = 5
+LONGEST = 20_000  # characters of a traceback
 
 
 def check_token(token: object) -> str | bool | None:
@@ -70,6 +72,11 @@ def mask(text: str, token: str | None) -> str:
     text = re.sub(r"\bhf_\w{8,}", "hf_***", text)
     text = re.sub(r"(?i)\bbearer\s+[^\s'\"]+", "Bearer ***", text)
     return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1?***", text)
+
+
+def shorten_name(name: str) -> str:
+    """A name as it stands in messages, without quotes where it is short."""
+    return name if len(name) <= 100 and name.isprintable() else shorten(name)
 
 
 def advice() -> str:
@@ -158,7 +165,8 @@ def _meanings() -> list[_Meaning]:
 def explain(error: BaseException, what: str, token: str | bool | None = None, otherwise: str = "") -> WeightsError:
     """The error of our family that says what ``error`` means for ``what`` was asked.
 
-    Raise it outside the ``except`` clause: it has ``error`` as its cause only where that does not show the token.
+    Raise it outside the ``except`` clause: it has ``error`` as its cause only where that does not show the token
+    and is not endless.
 
     Args:
         error: the client's, its HTTP library's or the system's.
@@ -179,7 +187,7 @@ def explain(error: BaseException, what: str, token: str | bool | None = None, ot
         )
     )
     shown = "".join(traceback.format_exception(error))
-    if mask(shown, hidden) == shown:
+    if len(shown) < LONGEST and mask(shown, hidden) == shown:
         problem.__cause__ = error
     return problem
 

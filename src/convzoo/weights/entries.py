@@ -181,7 +181,7 @@ def write_table(entries: Mapping[str, WeightInfo], defaults: Mapping[str, str]) 
 
 
 def all_entries() -> dict[str, WeightInfo]:
-    """The table's entries, and those of the folders in ``CONVZOO_WEIGHTS`` and of a checkout's ``weights/hub``."""
+    """The table's entries, and those of the folders in ``CONVZOO_WEIGHTS``."""
     from .find import folder_entries
 
     return {**folder_entries(), **read_table()[0]}
@@ -215,11 +215,22 @@ def weight_info(name: str) -> WeightInfo:
     """
     if not isinstance(name, str):
         raise TypeError(f"weights are named by a string, got {shorten(name)}; list_weights() names all")
+    known = read_table()[0]
+    if name in known:  # whatever the folders of CONVZOO_WEIGHTS are like
+        return known[name]
     entries = all_entries()
     if name in entries:
         return entries[name]
+    raise unknown(name, entries)
+
+
+def unknown(name: str, entries: Mapping[str, WeightInfo]) -> WeightsNotFound:
+    """The error that says that ``entries`` has no weights of this name, and which look like it."""
     hint = did_you_mean(name, entries)
-    raise WeightsNotFound(f"there are no weights {shorten(name)}; {hint}list_weights() names all {len(entries)}")
+    return WeightsNotFound(
+        f"there are no weights {shorten(name)}; {hint}list_weights() names all {len(entries)}, and pretrained= also "
+        "takes a folder, a .safetensors file or a repository of the Hub ('owner/name')"
+    )
 
 
 def default_tag(architecture: str) -> str:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .._checks import shorten
 from . import entries
-from .client import check_token
-from .entries import FILE_NAME, OWNER, WeightInfo, bundled_path, read_table, weight_info
-from .errors import WeightsError, WeightsNotFound
-from .files import check_hash, read_metadata, refuse_pickle_name
+from .client import check_token, shorten_name
+from .entries import FILE_NAME, OWNER, WeightInfo, all_entries, bundled_path, read_table, unknown, weight_info
+from .errors import WeightsCorrupted, WeightsError, WeightsForbidden, WeightsNotFound
+from .files import PICKLES, check_hash, read_metadata, refuse_pickle_name
 from .schema import parse_config, read_config, read_info
 
 CONFIG_NAME = "config.json"
+HUB = "hub:"  # before what is a repository of the Hub and nothing else
+REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@(.+))?", re.S)
 
 
 @dataclass(frozen=True)
@@ -43,40 +49,134 @@ def bundled_names() -> list[str]:
 
 
 def hub_folders() -> list[Path]:
-    """Folders of repositories in the Hub's layout: those in ``CONVZOO_WEIGHTS``, and ``weights/hub`` of a checkout."""
-    folders = [Path(name).expanduser() for name in os.environ.get("CONVZOO_WEIGHTS", "").split(os.pathsep) if name]
-    checkout = Path(__file__).parents[3]
-    if (checkout / "pyproject.toml").is_file() and (checkout / "src" / "convzoo").is_dir():
-        folders.append(checkout / "weights" / "hub")
-    return [folder for folder in folders if folder.is_dir()]
+    """The folders of repositories, in the Hub's layout, that ``CONVZOO_WEIGHTS`` names; those that are there."""
+    named = os.environ.get("CONVZOO_WEIGHTS", "").split(os.pathsep)
+    return [Path(os.path.expanduser(name)) for name in named if name and os.path.isdir(os.path.expanduser(name))]  # noqa: PTH111, PTH112 - pathlib's raise
 
 
 def folder_entries() -> dict[str, WeightInfo]:
-    """The weights in :func:`hub_folders` by name; what cannot be read is left out."""
+    """The weights in :func:`hub_folders` by name; one warning for each folder in which something cannot be read."""
     found: dict[str, WeightInfo] = {}
+    for name in os.environ.get("CONVZOO_WEIGHTS", "").split(os.pathsep):
+        if name.startswith("~") and os.path.expanduser(name) == name:  # noqa: PTH111
+            _warn(name, ["there is no such user"])
     for folder in hub_folders():
-        for path in sorted(folder.glob(f"*/{CONFIG_NAME}")):
+        problems: list[object] = []
+        try:
+            repositories = sorted(folder.iterdir())
+        except OSError as error:
+            _warn(str(folder), [error])
+            continue
+        for repository in repositories:
             try:
-                info = read_info(read_config(path), str(path), repo_id=f"{OWNER}/{path.parent.name}")
-            except WeightsError:
-                continue
-            if info.name == path.parent.name and (path.parent / FILE_NAME).is_file():
-                found.setdefault(info.name, info)
+                if look_at(repository) == FOLDER and (info := _described(repository)) is not None:
+                    found.setdefault(info.name, info)
+            except (WeightsError, OSError, ValueError, RecursionError) as error:
+                problems.append(error)
+        if problems:
+            _warn(str(folder), problems)
     return found
+
+
+def _described(repository: Path) -> WeightInfo | None:
+    """What a folder says of weights of its own name; None if it holds none."""
+    if look_at(repository / FILE_NAME) == NOTHING or not os.path.lexists(repository / CONFIG_NAME):
+        return None
+    _check_file(repository / FILE_NAME)
+    info = _read_description(repository, repo_id=f"{OWNER}/{repository.name}")
+    return info if info.name == repository.name else None
+
+
+def _warn(folder: str, problems: list[object]) -> None:
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    warnings.warn(
+        f"not all of {shorten(folder)}, which CONVZOO_WEIGHTS names, can be read{more}: {problems[0]}", stacklevel=2
+    )
+
+
+NOTHING, FILE, FOLDER, OTHER = "nothing", "file", "folder", "other"
+
+
+def look_at(path: Path) -> str:
+    """What stands at ``path``, links followed: one of the four words above; OTHER is a pipe, a socket or a device.
+
+    Raises:
+        WeightsForbidden: a folder above may not be entered.
+    """
+    try:
+        mode = path.stat().st_mode
+    except ValueError:  # a null character
+        return NOTHING
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise WeightsForbidden(
+                f"{shorten(str(path))} may not be looked at ({error.strerror}); change its permissions or pass another"
+            ) from error
+        return NOTHING
+    return FOLDER if stat.S_ISDIR(mode) else FILE if stat.S_ISREG(mode) else OTHER
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is no regular file: reading a pipe may wait for ever."""
+    if look_at(path) != FILE:
+        raise WeightsCorrupted(
+            f"{shorten(str(path))} is no regular file but a folder, a pipe or a link to nothing; put the file there"
+        )
+
+
+def _expand(source: str | os.PathLike[str]) -> Path:
+    path = Path(source)
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise WeightsNotFound(f"{shorten(str(source))} names no folder ({error}); write the path out") from error
 
 
 def looks_like_path(source: str) -> bool:
     """True for what names a file or folder rather than a tag or a repository."""
-    path = Path(source).expanduser()
+    path = Path(source)
     if path.suffix.lower() == ".safetensors" or source.startswith((".", "~", os.sep)) or path.is_absolute():
         return True
-    if path.exists() and "/" in source:
-        return True
-    try:
-        refuse_pickle_name(path)
-    except WeightsError:
-        return True
-    return False
+    if "/" in source or os.sep in source:
+        if look_at(path) != NOTHING:
+            return True
+        return path.suffix.lower() in PICKLES and not REPOSITORY.fullmatch(source)
+    return path.suffix.lower() in PICKLES
+
+
+def find_source(source: str | os.PathLike[str], architecture: str, access: Access) -> Found:
+    """The weights that ``pretrained=source`` means for ``architecture``.
+
+    A path object is a file or folder, ``"hub:owner/name"`` a repository of the Hub. Any other text is taken for a
+    path if it is written like one or, with a slash in it, if it is there; else with a slash for a repository, in the
+    folders of ``CONVZOO_WEIGHTS`` first; else for a tag, and where there is no such tag for a folder of that name.
+
+    Raises:
+        WeightsError: each kind of it, see :mod:`convzoo.weights.errors`.
+    """
+    if not isinstance(source, str):
+        return find_path(Path(source))
+    if source.startswith(HUB):
+        return find_repository(*split_repository(source.removeprefix(HUB)), access)
+    if looks_like_path(source):
+        return find_path(Path(source))
+    if "/" in source:
+        repo_id, revision = split_repository(source)
+        return find_in_folders(repo_id, revision) or find_repository(repo_id, revision, access)
+    name = source if source.startswith(f"{architecture}.") else f"{architecture}.{source}"
+    table, here = read_table()[0], look_at(Path(source))
+    entries = table if name in table else all_entries()
+    if name not in entries:
+        if here != NOTHING:
+            return find_path(Path(source))
+        raise unknown(name, entries)
+    if here == FOLDER and look_at(Path(source) / FILE_NAME) != NOTHING:
+        warnings.warn(
+            f"pretrained={source!r}: the tag is taken, not the folder of that name in the current directory; write "
+            f"Path({source!r}) or './{source}' for the folder",
+            stacklevel=2,
+        )
+    return _find_entry(entries[name], access)
 
 
 def find_path(path: Path) -> Found:
@@ -84,23 +184,39 @@ def find_path(path: Path) -> Found:
 
     Raises:
         WeightsNotFound: nothing there.
+        WeightsForbidden: it may not be looked at.
         WeightsUnsafe: a pickle.
         WeightsCorrupted: not the file its ``config.json`` states, or not sound.
     """
-    path = path.expanduser()
-    if path.is_dir():
-        config_path, file = path / CONFIG_NAME, path / FILE_NAME
-        if not file.is_file():
-            raise WeightsNotFound(f"the folder {path} holds no {FILE_NAME}; only safetensors weights are read")
-        if not config_path.is_file():
+    path = _expand(path)
+    shown = shorten_name(str(path))
+    kind = look_at(path)
+    if kind == FOLDER:
+        file = path / FILE_NAME
+        if look_at(file) == NOTHING:
+            raise WeightsNotFound(
+                f"the folder {shown} holds no {FILE_NAME}; only safetensors weights are read: pass a folder that holds "
+                "one, or 'hub:owner/name' for a repository of the Hub"
+            )
+        _check_file(file)
+        if not os.path.lexists(path / CONFIG_NAME):
             return _bare(file)
-        info = read_info(read_config(config_path), str(config_path))
+        info = _read_description(path)
         check_hash(file, info.sha256, f"its {CONFIG_NAME} states another file: get the two of one version")
         return Found(file, replace(info, source=str(path)))
     refuse_pickle_name(path)
-    if not path.is_file():
-        raise WeightsNotFound(f"there is no file or folder {path}; give a .safetensors file or a folder that holds one")
+    if kind == NOTHING:
+        raise WeightsNotFound(
+            f"there is no file or folder {shown}; give a .safetensors file or a folder that holds one"
+        )
+    _check_file(path)
     return _bare(path)
+
+
+def _read_description(folder: Path, repo_id: str = "") -> WeightInfo:
+    path = folder / CONFIG_NAME
+    _check_file(path)
+    return read_info(read_config(path), str(path), repo_id=repo_id)
 
 
 def _bare(path: Path) -> Found:
@@ -118,31 +234,39 @@ def find_tag(name: str, access: Access) -> Found:
     Raises:
         WeightsError: each kind of it, see :mod:`convzoo.weights.errors`.
     """
-    info = weight_info(name)
+    return _find_entry(weight_info(name), access)
+
+
+def _find_entry(info: WeightInfo, access: Access) -> Found:
+    name = info.name
     inside = bundled_path(name)
     if name in read_table()[0] and inside.is_file():
         check_hash(inside, info.sha256, "the package is damaged: install convzoo again")
         return Found(inside, replace(info, source="package"))
     for folder in hub_folders():
-        if (folder / name / FILE_NAME).is_file():
+        if look_at(folder / name / FILE_NAME) != NOTHING:
             found = find_path(folder / name)
             check_hash(found.path, info.sha256, f"remove the folder {found.path.parent}, or get its right version")
             return Found(found.path, replace(info, source=str(folder / name)))
     return find_repository(info.repo_id, info.revision, access, info)
 
 
+def find_in_folders(repo_id: str, revision: str | None) -> Found | None:
+    """A repository in the folders of ``CONVZOO_WEIGHTS``, which hold one state of each."""
+    owned = [repo_id.removeprefix(f"{OWNER}/")] if repo_id.startswith(f"{OWNER}/") else []
+    for folder in hub_folders() if revision is None else []:
+        for place in (folder / name for name in (repo_id, *owned)):
+            if look_at(place / FILE_NAME) != NOTHING:
+                return find_path(place)
+    return None
+
+
 def find_repository(repo_id: str, revision: str | None, access: Access, info: WeightInfo | None = None) -> Found:
-    """A repository in a folder of them, in the cache or on the Hub; ``info`` where an entry describes it.
+    """A repository in the cache or on the Hub; ``info`` where an entry describes it.
 
     Raises:
         WeightsError: each kind of it, see :mod:`convzoo.weights.errors`.
     """
-    if info is None and revision is None:
-        for folder in hub_folders():
-            owned = [repo_id.removeprefix(f"{OWNER}/")] if repo_id.startswith(f"{OWNER}/") else []
-            for place in (folder / name for name in (repo_id, *owned)):
-                if (place / FILE_NAME).is_file():
-                    return find_path(place)
     from .hub import Repository, Snapshot
 
     def use(files: Snapshot) -> Found:
@@ -161,10 +285,11 @@ def split_repository(source: str) -> tuple[str, str | None]:
     Raises:
         WeightsNotFound: it is not of that form.
     """
-    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@(.+))?", source)
+    match = REPOSITORY.fullmatch(source)
     if not match:
         raise WeightsNotFound(
-            f"pretrained={source!r} names neither a tag, a folder, a .safetensors file nor a repository of the Hub; "
-            "a repository is written 'owner/name' or 'owner/name@revision'"
+            f"pretrained={shorten(source)} names neither a tag, a folder, a .safetensors file nor a repository of the "
+            "Hub; a repository is written 'owner/name' or 'owner/name@revision', with 'hub:' before it where a folder "
+            "is called the same"
         )
     return match[1], match[2]

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from .._checks import shorten
 from . import client, transfer
 from .cache import RepositoryCache, check_revision, has_hash, is_commit
 from .errors import WeightsCorrupted, WeightsError, WeightsUnavailable
@@ -34,7 +33,7 @@ class Repository:
 
     def __init__(self, repo_id: str, revision: str | None, access: Access) -> None:
         self.repo_id, self.revision = repo_id, check_revision(revision or "main")
-        self.name = f"{shorten_name(repo_id)}@{shorten_name(self.revision)}"
+        self.name = f"{client.shorten_name(repo_id)}@{client.shorten_name(self.revision)}"
         self.access = access
         problem = self._refusal()
         if problem is not None:
@@ -78,7 +77,8 @@ class Repository:
             if isinstance(problem, WeightsUnavailable):  # the copy is no help: a slow server gets its time
                 return self._update(use, transfer.Asker(self.access.token))
             raise problem from problem.__cause__
-        warnings.warn(f"{self.name}: the cached copy is used, for {problem}", stacklevel=2)
+        reason = str(problem).partition("; ")[0]  # without what to do instead
+        warnings.warn(f"{self.name}: the cached copy is used, for {reason}", stacklevel=2)
         return result
 
     def _update(self, use: Callable[[Snapshot], Result], asker: transfer.Asker) -> Result:
@@ -170,8 +170,3 @@ class Snapshot:
                 return path
             problem = wrong
         raise problem
-
-
-def shorten_name(name: str) -> str:
-    """A name as it stands in messages, bare where that is short."""
-    return name if len(name) <= 100 else shorten(name).strip("'\"")

@@ -85,11 +85,7 @@ def _find(name: str, architecture: str, tag: str, pretrained: bool | Source, acc
             f"{name!r} names weights, and pretrained={source!r} names others; pass pretrained=True, or "
             f"create_model({architecture!r}, pretrained={source!r})"
         )
-    if not isinstance(pretrained, str) or find.looks_like_path(source):
-        return find.find_path(Path(source))
-    if "/" in source:
-        return find.find_repository(*find.split_repository(source), access)
-    return find.find_tag(source if source.startswith(f"{architecture}.") else f"{architecture}.{source}", access)
+    return find.find_source(pretrained, architecture, access)
 
 
 def _load_bare(

@@ -16,7 +16,6 @@ from .cache import check_revision, is_commit
 from .entries import FILE_NAME, OWNER
 from .errors import WeightsNotFound
 from .find import CONFIG_NAME, find_path
-from .hub import shorten_name
 from .publish import CARD_NAME, LOG_NAME, save_pretrained
 from .transfer import user_agent
 
@@ -145,7 +144,7 @@ def _push(
         )
         return str(commit.oid)
 
-    return _in_our_words(upload, f"publishing {shorten_name(target)}", token)
+    return _in_our_words(upload, f"publishing {client.shorten_name(target)}", token)
 
 
 def _in_our_words(upload: Callable[[], str], what: str, token: str | bool | None) -> str:
