@@ -131,8 +131,9 @@ def _own_args(info: WeightInfo, architecture: str) -> dict[str, Any]:
     known = find_entry(architecture).config.option_names()
     unknown = [option for option in info.model_args if option not in known]
     if unknown:
+        option, value = shorten(unknown[0])[1:-1], shorten(info.model_args[unknown[0]])
         raise WeightsMismatch(
-            f"{info.source or info.name} was made with {shorten(unknown[0])[1:-1]}={shorten(info.model_args[unknown[0]])}, "
+            f"{info.source or info.name} was made with {option}={value}, "
             f"which {architecture} has no option for; its options are {', '.join(known) or 'none'}: use other weights"
         )
     return dict(info.model_args)
