@@ -137,13 +137,17 @@ class ModuleCopier:
         return fresh
 
     def finish(self) -> None:
-        """Give the copies of modules their attributes, and hooks that belong to them."""
+        """Complete all copies of modules."""
         while self._unfinished:
-            module, fresh = self._unfinished.pop()
-            state = fresh.__dict__
-            for name, value in module.__dict__.items():
-                if name not in STANDARD and type(value) not in IMMUTABLE:
-                    state[name] = self.value(value)
+            self.complete(*self._unfinished.pop())
+
+    def complete(self, module: nn.Module, fresh: nn.Module) -> None:
+        """Give the copy of a module its attributes, and hooks that belong to it."""
+        state = fresh.__dict__
+        for name, value in module.__dict__.items():
+            if name not in STANDARD and type(value) not in IMMUTABLE:
+                state[name] = self.value(value)
+        if self.hooks:
             for name in ("_forward_hooks", "_forward_pre_hooks"):
                 for key, hook in state[name].items():
                     state[name][key] = self.value(hook)
@@ -172,7 +176,7 @@ class ModuleCopier:
         if id(value) in self._copies:
             return self._copies[id(value)]
         if isinstance(value, nn.Module):
-            return self.module(value, f"({kind.__name__}, not registered)", registered=False)
+            return self.module(value, f"({kind.__name__} {len(self._copies)}, not registered)", registered=False)
         if isinstance(value, Tensor):
             return self.tensor(value)
         if isinstance(value, tuple):

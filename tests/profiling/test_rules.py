@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from convzoo.profiling.meter import Meter, Node
+from convzoo.profiling.recorder import Recorder
 from convzoo.profiling.rules import RULES
+from convzoo.profiling.tally import ModuleRecord
 
 MAKE = {}  # function -> a random call of it
 
@@ -172,9 +173,9 @@ def test_a_rule_gives_what_the_function_gives(function):
         args, kwargs = MAKE[function](draw)
         if function is F.linear:
             args = (args[0], torch.rand(3, args[0].shape[-1]))
-        meter = Meter()
-        meter.node = Node(meter, "", "test")
-        result = RULES[function](meter, *args, **kwargs)
+        recorder = Recorder()
+        recorder.module = ModuleRecord(recorder, "", "test")
+        result = RULES[function](recorder, *args, **kwargs)
         try:
             with FlopCounterMode(display=False) as counter:
                 moved = [each.to("meta") if isinstance(each, torch.Tensor) else each for each in args]
@@ -191,7 +192,7 @@ def test_a_rule_gives_what_the_function_gives(function):
         assert (tuple(result.shape), result.dtype) == (tuple(truth.shape), truth.dtype)
         vectors = function in (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__) and args[1].ndim == 1
         if not vectors:  # the oracle does not know products with vectors
-            assert meter.macs == counter.get_total_flops() // 2
+            assert recorder.macs == counter.get_total_flops() // 2
     assert ruled >= 4
 
 

@@ -1,33 +1,39 @@
 """Exact counts of parameters, multiply-accumulates and memory, in milliseconds, without touching the model.
 
-The model's own ``forward`` is run on maps that have a shape and no content. A *meter* answers every call of a torch
+The model's own ``forward`` is run on maps that have a shape and no content. A *recorder* answers every call of a torch
 function from a table of rules (:mod:`~convzoo.profiling.rules`), so no arithmetic is done; a *shadow* of the modules
 (:mod:`~convzoo.profiling.shadow`) takes whatever the run leaves behind, so the model is only read.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from .inputs import Inputs, Source, default_dtype, one_image
-from .meter import Meter, like
+from .inputs import Inputs, input_dtype, make_inputs
+from .operators import register_formula
+from .peers import Source
+from .recorder import Recorder, compilation_off, is_about_meta
 from .result import Layer, Profile
-from .shadow import Shadow
+from .sparse import stand_in, stored_numbers
+from .tally import map_leaves, tensors_in
+from .tree import RecordedModel
 
-__all__ = ["Layer", "Profile", "profile", "summary"]
+__all__ = ["Layer", "Profile", "profile", "register_formula", "summary"]
 
 COUNTERS = ("convzoo", "thop")
 
 
 def profile(
     model: nn.Module,
-    input_size: Any,
+    input_size: Any = None,
     *,
     dtype: torch.dtype | None = None,
+    batch_dim: int | None = 0,
     counter: str = "convzoo",
 ) -> Profile:
     """Count what ``model`` costs for one image.
@@ -65,7 +71,7 @@ def profile(
     """
     if counter not in COUNTERS:
         raise ValueError(f"unknown counter {counter!r}; the counters are {', '.join(COUNTERS)}; pass one of these")
-    ours, inputs = take(model, input_size, dtype)
+    ours, inputs = profile_with_inputs(model, input_size, dtype, batch_dim)
     if counter == "convzoo":
         return ours
     from .peers import thop_profile
@@ -74,7 +80,14 @@ def profile(
         return thop_profile(ours, model, inputs)
 
 
-def summary(model: nn.Module, input_size: Any, *, dtype: torch.dtype | None = None, **options: Any) -> Any:
+def summary(
+    model: nn.Module,
+    input_size: Any = None,
+    *,
+    dtype: torch.dtype | None = None,
+    batch_dim: int | None = 0,
+    **options: Any,
+) -> Any:
     """torchinfo's table of layers, with our counts in it, made on an empty copy of the model.
 
     Args:
@@ -99,58 +112,80 @@ def summary(model: nn.Module, input_size: Any, *, dtype: torch.dtype | None = No
     """
     from .table import torchinfo_summary
 
-    ours, inputs = take(model, input_size, dtype)
+    ours, inputs = profile_with_inputs(model, input_size, dtype, batch_dim)
     with torch.inference_mode(False), torch.no_grad():
         return torchinfo_summary(ours, model, inputs, options)
 
 
-def take(model: nn.Module, input_size: Any, dtype: torch.dtype | None) -> tuple[Profile, Inputs]:
-    """Our profile of ``model``, and the inputs it was taken at."""
+def profile_with_inputs(
+    model: nn.Module, input_size: Any, dtype: torch.dtype | None, batch_dim: int | None
+) -> tuple[Profile, Inputs]:
+    """Our profile of ``model``, and the inputs that it is of."""
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"profile takes a module, got {model!r:.60} ({type(model).__name__}); "
+            f"profile takes a module, got {type(model).__name__} {model!r:.60}; "
             "pass the model itself, e.g. create_model('resnet18')"
         )
-    shadow = Shadow(model)
+    recorded = RecordedModel(model)
     try:
         with torch.inference_mode(False), torch.no_grad():
-            source = Source(model, one_image(input_size, default_dtype(shadow.parameters.values(), dtype)))
-            return replace(measure(shadow, source.inputs), _source=source), source.inputs
+            inputs = make_inputs(model, input_size, input_dtype(recorded.parameters.values(), dtype), batch_dim)
+            result = replace(run(recorded, inputs), _source=Source(model, inputs))
     finally:
-        shadow.release()
+        recorded.release()
+    if result.uncounted:
+        warnings.warn(
+            f"{result.model} uses {', '.join(result.uncounted)}, of which no formula is known: macs is too low by what "
+            "they compute; convzoo.profiling.register_formula adds one",
+            stacklevel=3,
+        )
+    return result, inputs
 
 
-def measure(shadow: Shadow, inputs: Inputs) -> Profile:
-    """Run the shadow under its meter, and say what was seen."""
-    meter, (args, kwargs) = shadow.meter, inputs
-    args, kwargs = tuple(map(like, args)), {name: like(tensor) for name, tensor in kwargs.items()}
-    every = [*args, *kwargs.values()]
-    meter.keep(every)
-    shape = tuple(every[0].shape)
+def run(recorded: RecordedModel, inputs: Inputs) -> Profile:
+    """Run the copy of the model under its recorder, and say what was seen."""
+    recorder = recorded.recorder
+    args, kwargs = map_leaves(fresh, inputs[0]), map_leaves(fresh, inputs[1])
+    recorder.keep((args, kwargs))
+    recorder.sparse |= any(stored_numbers(each) is not None for each in tensors_in((args, kwargs)))
+    shape = next(tuple(each.shape) for each in tensors_in((args, kwargs)))
     try:
-        with meter:
-            shadow.root(*args, **kwargs)
+        with compilation_off(), recorder:
+            recorded.root(*args, **kwargs)
     except Exception as error:
-        explain(error, meter, shape)
+        if is_about_meta(error) and not isinstance(error, ValueError):
+            first_line = str(error).partition("\n")[0]
+            raise recorder.cannot_count(
+                f"needs the values of a map, and counting from shapes has none ({first_line:.80})"
+            ) from error
+        add_location(error, recorder, shape)
         raise
-    trainable = param_bytes = 0
-    for parameter in shadow.parameters.values():
-        count = parameter.numel()
-        param_bytes += count * parameter.dtype.itemsize
-        if parameter.requires_grad:
-            trainable += count
+    parameters = recorded.parameters.values()
     return Profile(
-        model=model_name(shadow.root),
+        model=model_name(recorded.root),
         input_shape=shape,
-        params=sum(node.own_params for node in shadow.nodes),
-        trainable_params=trainable,
-        buffers=sum(buffer.numel() for buffer in shadow.buffers.values()),
-        macs=meter.macs,
-        activations=meter.activations,
-        param_bytes=param_bytes,
-        peak_activation_bytes=meter.peak_bytes,
-        layers=tuple(shadow.layers()),
+        params=sum(record.own_params for record in recorded.records),
+        trainable_params=sum(each.numel() for each in parameters if each.requires_grad),
+        buffers=sum(buffer.numel() for buffer in recorded.buffers.values()),
+        macs=recorder.macs,
+        uncounted=tuple(sorted(recorder.uncounted)),
+        activations=recorder.activations,
+        param_bytes=sum(map(tensor_bytes, parameters)),
+        peak_activation_bytes=recorder.peak_bytes,
+        layers=tuple(recorded.layers()),
     )
+
+
+def fresh(value: Any) -> Any:
+    """A tensor for one run."""
+    return stand_in(value) if isinstance(value, torch.Tensor) else value
+
+
+def tensor_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's numbers, also of one that is put together from others, such as a quantized weight."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return sum(tensor_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return (stored_numbers(tensor) or tensor.numel()) * tensor.dtype.itemsize
 
 
 def model_name(model: nn.Module) -> str:
@@ -159,9 +194,9 @@ def model_name(model: nn.Module) -> str:
     return name if isinstance(name, str) else type(model).__name__
 
 
-def explain(error: Exception, meter: Meter, shape: tuple[int, ...]) -> None:
+def add_location(error: Exception, recorder: Recorder, shape: tuple[int, ...]) -> None:
     """Say in which module the model's own code raised, where Python can add a note to an exception."""
-    node = meter.failed
-    if node is not None and hasattr(error, "add_note"):
-        where = f"{node.path} ({node.module})" if node.path else node.module
+    record = recorder.failed
+    if record is not None and hasattr(error, "add_note"):
+        where = f"{record.path} ({record.type})" if record.path else record.type
         error.add_note(f"raised in {where} while counting at an input of shape {shape}")

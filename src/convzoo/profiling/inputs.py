@@ -1,82 +1,134 @@
-"""What a profile is asked about: the inputs, as empty tensors, and the model, as long as it lives."""
+"""What a model is given while it is counted: tensors without memory, one image of the batch."""
 
 from __future__ import annotations
 
-import weakref
+import math
+import operator
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Inputs = tuple[tuple[Tensor, ...], dict[str, Tensor]]
+from .._modules import unwrap
+from ..models import Classifier
+from ..models._init import META
+from .sparse import stand_in
+from .tally import like, map_leaves, tensors_in
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+ADVICE = "pass (C, H, W), (N, C, H, W), a tensor, or a tuple or dict of what forward takes"
+LARGEST = 2**40  # elements of an input
 
 
-class Source:
-    """What a profile was taken of. The model is not kept alive; one of the zoo can be built again, empty."""
-
-    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
-        self._model = weakref.ref(model)
-        self._config = getattr(model, "config", None)
-        self.inputs = inputs
-
-    def model(self) -> nn.Module:
-        """The model.
-
-        Raises:
-            ValueError: it is gone, and not one of the zoo.
-        """
-        from ..models import ModelConfig
-        from ..registry import build
-
-        model = self._model()
-        if model is None and isinstance(self._config, ModelConfig):
-            with torch.device("meta"):
-                model = build(self._config)
-        if model is None:
-            raise ValueError(
-                "the model of this profile is gone, and a check runs it once more; a profile does not keep its model "
-                "alive; keep it in a variable, or call profile(model, input_size, counter='thop')"
-            )
-        return model
-
-
-def default_dtype(parameters: Iterable[Tensor], dtype: torch.dtype | None) -> torch.dtype:
+def input_dtype(parameters: Iterable[Tensor], dtype: torch.dtype | None) -> torch.dtype:
     """The type given, or that of the first floating-point parameter."""
     if dtype is not None:
         if not isinstance(dtype, torch.dtype):
-            raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}; pass e.g. torch.float16")
+            raise TypeError(f"dtype must be a torch.dtype, got {dtype!r:.60}; pass e.g. torch.float16")
+        try:
+            torch.zeros((), dtype=dtype)
+        except (NotImplementedError, RuntimeError):
+            raise TypeError(f"dtype {dtype} is none of an ordinary tensor; pass e.g. torch.float16") from None
         return dtype
     floating = (tensor.dtype for tensor in parameters if tensor.dtype.is_floating_point)
     return next(floating, torch.get_default_dtype())
 
 
-def one_image(input_size: Any, dtype: torch.dtype) -> Inputs:
-    """What the user gave, as positional and keyword arguments on meta, one image of the batch."""
-    advice = "pass (C, H, W), (N, C, H, W), a tensor, or a tuple or dict of tensors"
-    if isinstance(input_size, Tensor):
-        return tuple(single([input_size])), {}
-    if isinstance(input_size, Mapping):
-        if not input_size or not all(isinstance(value, Tensor) for value in input_size.values()):
-            raise TypeError(f"a dict of inputs holds tensors by their names, got {dict(input_size)!r:.80}; {advice}")
-        return (), dict(zip(input_size, single(list(input_size.values())), strict=True))
-    if not isinstance(input_size, (tuple, list)):
-        raise TypeError(f"input_size is {type(input_size).__name__}, {input_size!r:.60}; {advice}")
-    if input_size and all(isinstance(value, Tensor) for value in input_size):
-        return tuple(single(list(input_size))), {}
-    if not all(isinstance(value, int) and not isinstance(value, bool) for value in input_size):
-        raise TypeError(f"input_size holds whole numbers or tensors, got {input_size!r:.80}; {advice}")
-    if len(input_size) not in (1, 3, 4, 5) or min(input_size) < 1:
-        raise ValueError(f"input_size must be 3 or 4 sizes of at least 1, got {tuple(input_size)}; {advice}")
-    sizes = tuple(input_size[1:] if len(input_size) > 3 else input_size)
-    return (torch.empty((1, *sizes), dtype=dtype, device="meta"),), {}
+def make_inputs(model: nn.Module, given: Any, dtype: torch.dtype, batch_dim: int | None) -> Inputs:
+    """The positional and keyword arguments of ``forward``, from what :func:`convzoo.profile` was given."""
+    if batch_dim is not None and (type(batch_dim) is not int or batch_dim < 0):
+        raise ValueError(
+            f"batch_dim is the dimension of the batch in the inputs, got {batch_dim!r:.60}; "
+            "pass 0, 1 for sequence first, or None where there is no batch"
+        )
+    if next(tensors_in(given), None) is None:
+        sizes = input_sizes(unwrap(model), given)
+        return (torch.empty((1, *sizes), dtype=dtype, device=META),), {}
+    if isinstance(given, Mapping):
+        if not all(isinstance(name, str) for name in given):
+            raise TypeError(f"a dict of inputs has the names of forward's arguments, got {list(given)!r:.80}; {ADVICE}")
+        return (), one_image(dict(given), batch_dim)
+    return one_image((given,) if isinstance(given, Tensor) else tuple(given), batch_dim), {}
 
 
-def single(tensors: list[Tensor]) -> list[Tensor]:
-    """Empty tensors like these; where all agree on the first dimension, with one image of the batch."""
-    batches = {tensor.shape[0] if tensor.ndim else None for tensor in tensors}
-    one = len(batches) == 1 and None not in batches and 0 not in batches
-    return [
-        torch.empty((1, *tensor.shape[1:]) if one else tensor.shape, dtype=tensor.dtype, device="meta")
-        for tensor in tensors
-    ]
+def input_sizes(model: nn.Module, given: Any) -> tuple[int, ...]:
+    """(C, H, W), or whatever follows the batch, from a size in any of the ways in which it may be written."""
+    zoo = model if isinstance(model, Classifier) else None
+    if given is None:
+        if zoo is None:
+            raise TypeError(
+                f"input_size is missing, and only the zoo's models have one of their own, not {type(model).__name__}; "
+                f"{ADVICE}"
+            )
+        return zoo.in_chans, *zoo.img_size
+    if isinstance(given, str) and re.fullmatch(r"\s*\d{1,18}(\s*[x×,]\s*\d{1,18})*\s*", given):
+        numbers = [int(size) for size in re.findall(r"\d+", given)]
+        given = numbers if len(numbers) > 1 else numbers[0]
+    sizes = whole_numbers(given)
+    if zoo is not None and len(sizes) in (1, 2):
+        sizes = (zoo.in_chans, *(sizes * 2)[:2])
+    one_number = not isinstance(given, (tuple, list))
+    if len(sizes) not in (1, 3, 4, 5) or min(sizes) < 1 or (one_number and zoo is None):
+        sides = ", ".join(map(str, (sizes * 2)[:2])) if len(sizes) in (1, 2) and min(sizes) > 0 else "224, 224"
+        raise ValueError(
+            f"input_size must be (C, H, W) with sizes of at least 1, got {given!r:.60}; pass e.g. (3, {sides}), or a "
+            "tensor, or a tuple or dict of what forward takes"
+        )
+    if math.prod(sizes) > LARGEST:
+        raise ValueError(f"input_size {sizes} has more than {LARGEST:,} elements; pass a smaller one")
+    return sizes[1:] if len(sizes) > 3 else sizes
+
+
+def whole_numbers(given: Any) -> tuple[int, ...]:
+    """A whole number or several, also those of numpy."""
+    values = given if isinstance(given, (tuple, list)) else [given]
+    if not isinstance(given, (str, Mapping)) and not any(isinstance(value, bool) for value in values):
+        try:
+            return tuple(operator.index(value) for value in values)
+        except TypeError:
+            pass
+    raise TypeError(f"input_size is {type(given).__name__} {given!r:.60}, neither a size nor tensors; {ADVICE}")
+
+
+def one_image(inputs: Any, batch_dim: int | None) -> Any:
+    """The inputs with tensors without memory, and of the batch one image.
+
+    The batch is as long as the tensors are in ``batch_dim``; those that are of length 1 there are for every image.
+    """
+    tensors = [each for each in tensors_in(inputs) if not is_sparse(each)]
+    if batch_dim and tensors and all(each.ndim <= batch_dim for each in tensors):
+        raise ValueError(f"batch_dim is {batch_dim}, and no input has so many dimensions; pass a smaller one, or None")
+    lengths = {
+        each.shape[batch_dim]
+        for each in tensors
+        if batch_dim is not None and each.ndim > batch_dim and each.shape[batch_dim] != 1
+    }
+    if len(lengths) > 1:
+        raise ValueError(
+            f"the inputs disagree on how many images they hold: {' and '.join(map(str, sorted(lengths)))} along "
+            f"dimension {batch_dim}; pass batch_dim=1 if the batch comes second, or inputs of one image and "
+            "batch_dim=None"
+        )
+
+    def empty(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.layout is not torch.strided:
+            return stand_in(value)
+        if batch_dim is None or value.ndim <= batch_dim:
+            return like(value)
+        if value.shape[batch_dim]:
+            return like(value.narrow(batch_dim, 0, 1))
+        return torch.empty((*value.shape[:batch_dim], 1, *value.shape[batch_dim + 1 :]), dtype=value.dtype, device=META)
+
+    return map_leaves(empty, inputs)
+
+
+def is_sparse(tensor: Tensor) -> bool:
+    """Whether a tensor is sparse; a nested or quantized one is refused."""
+    if tensor.is_nested or tensor.is_quantized:
+        kind = "nested" if tensor.is_nested else "quantized"
+        raise TypeError(f"an input is a {kind} tensor, which has no plain shape; pass an ordinary tensor")
+    return tensor.layout is not torch.strided

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
+import weakref
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -16,9 +17,37 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from .._modules import private_copy
+from ..models import ModelConfig
+from ..registry import build
 from .inputs import Inputs
 from .result import Layer, Profile, times
-from .shadow import Shadow
+
+
+class Source:
+    """What a profile was taken of. The model is not kept alive; one of the zoo can be built again, empty."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        self._model = weakref.ref(model)
+        self._config = getattr(model, "config", None)
+        self.inputs = inputs
+
+    def model(self) -> nn.Module:
+        """The model.
+
+        Raises:
+            ValueError: it is gone, and not one of the zoo.
+        """
+        model = self._model()
+        if model is None and isinstance(self._config, ModelConfig):
+            with torch.device("meta"):
+                model = build(self._config)
+        if model is None:
+            raise ValueError(
+                "the model of this profile is gone, and a check runs it once more; a profile does not keep its model "
+                "alive; keep it in a variable, or call profile(model, input_size, counter='thop')"
+            )
+        return model
 
 
 class Term(NamedTuple):
@@ -100,14 +129,8 @@ class Counted(NamedTuple):
 def run_thop(model: nn.Module, inputs: Inputs) -> tuple[str, dict[str, Counted]]:
     """Which thop, and what it says of each module, by path."""
     thop, name = find_thop()
-    shadow = Shadow(model)
-    try:
-        twin = shadow.twin()
-        macs, params, inside = thop.profile(
-            twin, inputs=as_positional(twin, inputs), verbose=False, ret_layer_info=True
-        )
-    finally:
-        shadow.release()
+    empty = private_copy(model, device="meta", hooks=False)
+    macs, params, inside = thop.profile(empty, inputs=as_positional(empty, inputs), verbose=False, ret_layer_info=True)
     counted: dict[str, Counted] = {}
 
     def note(path: str, macs: float, params: float, inside: dict[str, Any]) -> None:

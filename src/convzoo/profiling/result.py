@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 class Layer(NamedTuple):
     """One module. ``params`` and ``macs`` include the modules inside; the ``own_`` figures do not and add up to the
-    totals. ``share`` is that of the model's MACs. The shapes are of the first tensor in and out, for one image; None
-    where the module did not run. A parameter that several modules share counts at the first."""
+    totals. ``macs`` are those of all ``calls``, ``share`` is their share of the model's. The shapes are of the first
+    tensor in and out at the first call, for one image; None where the module did not run. A parameter that several
+    modules share counts at the first."""
 
     path: str
     type: str
@@ -63,6 +64,7 @@ class Profile:
         peak_activation_bytes: largest sum of the maps alive at once, the input included; an estimate: workspace that
             a kernel takes for itself is not in it.
         layers: one row per module, the model itself first.
+        uncounted: operators that ran and have no formula; what they compute is missing in ``macs``.
         counter: whose figures these are.
 
     Example:
@@ -82,6 +84,7 @@ class Profile:
     param_bytes: int
     peak_activation_bytes: int
     layers: tuple[Layer, ...] = field(repr=False)
+    uncounted: tuple[str, ...] = ()
     counter: str = "convzoo"
     _source: Any = field(default=None, repr=False, compare=False)
 
@@ -97,7 +100,7 @@ class Profile:
         """All the figures as numbers, strings, lists and dicts, fit for JSON."""
         names = [name for name in self.__dataclass_fields__ if not name.startswith("_") and name != "layers"]
         figures = {name: getattr(self, name) for name in names}
-        figures["input_shape"] = list(self.input_shape)
+        figures["input_shape"], figures["uncounted"] = list(self.input_shape), list(self.uncounted)
         figures["flops"] = self.flops
         figures["layers"] = [
             {key: list(value) if isinstance(value, tuple) else value for key, value in layer._asdict().items()}
@@ -112,6 +115,8 @@ class Profile:
                 macs = f"{layer.macs:,}" if layer.macs else "-"
                 params = f"{layer.params:,}" if layer.params else "-"
                 output = "-" if layer.macs and not layer.calls else times(layer.output_shape)
+                if layer.calls > 1:
+                    output += f" ({layer.calls} calls)"
                 yield layer, (layer.type, output, params, macs, share)
 
     def _table(self, depth: int, indent: bool) -> str:
@@ -142,6 +147,7 @@ class Profile:
             + f", {short(self.macs, 'MACs')} = {short(self.flops, 'FLOPs')}, {short(self.activations)} activations; "
             f"{self.param_bytes / 1e6:.1f} MB of parameters, maps of {self.peak_activation_bytes / 1e6:.1f} MB at the "
             f"peak (estimate); per image, counted by {self.counter}"
+            + (f"\nnot counted: {', '.join(self.uncounted)}" if self.uncounted else "")
         )
 
     def __str__(self) -> str:

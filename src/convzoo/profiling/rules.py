@@ -1,7 +1,7 @@
 """The table of rules: what each function of torch costs, and the shape it gives, from the shapes it is given.
 
-A rule has the signature of the function it stands for, with the meter put in front. It reads shapes and dtypes
-alone, tells the meter the multiply-accumulates (MACs), and returns an empty map of the right shape. A call that
+A rule has the signature of the function it stands for, with the tally put in front. It reads shapes and dtypes
+alone, tells the tally the multiply-accumulates (MACs), and returns an empty map of the right shape. A call that
 it is not sure of - an odd argument, operands that do not fit, mixed dtypes - it leaves alone by returning
 ``NotImplemented``; torch itself then works out the shape on meta tensors, and the error if there is one, while
 :class:`torch.utils.flop_counter` 's formulas count. So a rule makes a profile faster, never different: the tests
@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .meter import Meter
+from .tally import Tally
 
 Rule = Callable[..., Any]
 RULES: dict[Callable[..., Any], Rule] = {}
@@ -46,7 +45,7 @@ def spread(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
 
 @rule(torch.conv1d, torch.conv2d, torch.conv3d)
 def convolution(
-    meter: Meter,
+    tally: Tally,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -77,13 +76,13 @@ def convolution(
     if min(sides) < 1:
         return NotImplemented
     elements = shape[0] * filters[0] * math.prod(sides)
-    meter.count(elements * math.prod(filters[1:]), elements)
-    return meter.map((shape[0], filters[0], *sides), input.dtype)
+    tally.count(elements * math.prod(filters[1:]), elements)
+    return tally.map((shape[0], filters[0], *sides), input.dtype)
 
 
 @rule(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
 def transposed_convolution(
-    meter: Meter,
+    tally: Tally,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -113,25 +112,25 @@ def transposed_convolution(
     if min(sides) < 1:
         return NotImplemented
     channels = filters[1] * groups
-    meter.count(math.prod(shape) * math.prod(filters[1:]), shape[0] * channels * math.prod(sides))
-    return meter.map((shape[0], channels, *sides), input.dtype)
+    tally.count(math.prod(shape) * math.prod(filters[1:]), shape[0] * channels * math.prod(sides))
+    return tally.map((shape[0], channels, *sides), input.dtype)
 
 
 @rule(F.linear)
-def linear(meter: Meter, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+def linear(tally: Tally, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """in_features MACs per output element, for every token."""
     shape, filters = tuple(input.shape), tuple(weight.shape)
     if not shape or len(filters) != 2 or shape[-1] != filters[1] or input.dtype != weight.dtype:
         return NotImplemented
     shape = (*shape[:-1], filters[0])
     elements = math.prod(shape)
-    meter.count(elements * filters[1], elements)
-    return meter.map(shape, input.dtype)
+    tally.count(elements * filters[1], elements)
+    return tally.map(shape, input.dtype)
 
 
 @rule(torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm, torch.bmm,
       torch.Tensor.bmm, torch.mv, torch.Tensor.mv, torch.dot, torch.Tensor.dot)  # fmt: skip
-def matrix_product(meter: Meter, input: Tensor, other: Tensor) -> Any:
+def matrix_product(tally: Tally, input: Tensor, other: Tensor) -> Any:
     """One MAC per output element and per index summed over; vectors and batches as numpy's matmul has them."""
     left, right = tuple(input.shape), tuple(other.shape)
     if not left or not right or input.dtype != other.dtype or left[-1] != right[-2 if len(right) > 1 else 0]:
@@ -144,26 +143,26 @@ def matrix_product(meter: Meter, input: Tensor, other: Tensor) -> Any:
             return NotImplemented
     shape = (*batch, *left[-2:-1], *(right[-1:] if len(right) > 1 else ()))
     elements = math.prod(shape)
-    meter.count(elements * left[-1], elements)
-    return meter.map(shape, input.dtype)
+    tally.count(elements * left[-1], elements)
+    return tally.map(shape, input.dtype)
 
 
 @rule(torch.Tensor.__rmatmul__)
-def reflected_matrix_product(meter: Meter, input: Tensor, other: Tensor) -> Any:
+def reflected_matrix_product(tally: Tally, input: Tensor, other: Tensor) -> Any:
     """``other @ input``."""
-    return matrix_product(meter, other, input)
+    return matrix_product(tally, other, input)
 
 
 @rule(torch.addmm, torch.Tensor.addmm, torch.baddbmm, torch.Tensor.baddbmm)
 def matrix_product_added(
-    meter: Meter, input: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1
+    tally: Tally, input: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Any:
     """A matrix product whose result is added to ``input``: the addition is free."""
-    return matrix_product(meter, left, right) if input.dtype == left.dtype else NotImplemented
+    return matrix_product(tally, left, right) if input.dtype == left.dtype else NotImplemented
 
 
 @rule(torch.einsum)
-def einsum(meter: Meter, equation: str, *operands: Any) -> Any:
+def einsum(tally: Tally, equation: str, *operands: Any) -> Any:
     """Two operands: one MAC per combination of all the indices, if any is summed over; else only a product.
 
     An index of one operand alone that the result lacks is summed before the operands meet. More operands are left
@@ -191,15 +190,15 @@ def einsum(meter: Meter, equation: str, *operands: Any) -> Any:
         return NotImplemented  # a sum of one: torch multiplies
     shape = tuple(sizes[index] for index in result)
     if shared <= set(result):
-        meter.count(0, 0)
+        tally.count(0, 0)
     else:
-        meter.count(math.prod(sizes[index] for index in shared | set(result)), math.prod(shape))
-    return meter.map(shape, operands[0].dtype)
+        tally.count(math.prod(sizes[index] for index in shared | set(result)), math.prod(shape))
+    return tally.map(shape, operands[0].dtype)
 
 
 @rule(F.scaled_dot_product_attention)
 def attention(
-    meter: Meter,
+    tally: Tally,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -217,8 +216,8 @@ def attention(
         return NotImplemented
     scores = math.prod(q[:-1]) * k[-2]
     shape = (*q[:-1], v[-1])
-    meter.count(scores * (q[-1] + v[-1]), scores + math.prod(shape))
-    return meter.map(shape, query.dtype)
+    tally.count(scores * (q[-1] + v[-1]), scores + math.prod(shape))
+    return tally.map(shape, query.dtype)
 
 
 GATES: dict[Any, int] = {torch.lstm: 4, torch.gru: 3, torch.rnn_tanh: 1, torch.rnn_relu: 1}
@@ -228,7 +227,7 @@ CELL_GATES: dict[Any, int] = {torch.lstm_cell: 4, torch.gru_cell: 3, torch.rnn_t
 def recurrent_rule(gates: int) -> Rule:
     """The rule of a recurrent layer with ``gates`` gates; :data:`GATES` and :data:`CELL_GATES` list them."""
 
-    def recurrent(meter: Meter, input: Tensor, *arguments: Any) -> Any:
+    def recurrent(tally: Tally, input: Tensor, *arguments: Any) -> Any:
         """At every step each weight of each layer and direction is used once: all the matrices, times the steps."""
         if len(arguments) != 8 or not isinstance(arguments[1], (list, tuple)):
             return NotImplemented  # packed sequences: as many steps as the data say
@@ -241,10 +240,10 @@ def recurrent_rule(gates: int) -> Rule:
         if lead is None:
             return NotImplemented
         width = hidden.shape[-1]
-        meter.count(steps * sum(weight.numel() for weight in matrices), steps * layers * directions * width)
-        output = meter.map((*lead, width * directions), input.dtype)
+        tally.count(steps * sum(weight.numel() for weight in matrices), steps * layers * directions * width)
+        output = tally.map((*lead, width * directions), input.dtype)
         states = state if gates == 4 else (state,)
-        return (output, *(meter.map(tuple(each.shape), input.dtype) for each in states))
+        return (output, *(tally.map(tuple(each.shape), input.dtype) for each in states))
 
     return recurrent
 
@@ -252,15 +251,15 @@ def recurrent_rule(gates: int) -> Rule:
 def recurrent_cell_rule(gates: int) -> Rule:
     """The rule of one step of a recurrent layer."""
 
-    def recurrent_cell(meter: Meter, input: Tensor, state: Any, *arguments: Any) -> Any:
+    def recurrent_cell(tally: Tally, input: Tensor, state: Any, *arguments: Any) -> Any:
         """Each weight is used once."""
         states = tuple(state) if gates == 4 else (state,)
         if input.ndim != 2 or len(arguments) < 2:
             return NotImplemented
         steps = input.shape[0]
         matrices = sum(weight.numel() for weight in arguments[:2])
-        meter.count(steps * matrices, states[0].numel())
-        maps = tuple(meter.map(tuple(each.shape), input.dtype) for each in states)
+        tally.count(steps * matrices, states[0].numel())
+        maps = tuple(tally.map(tuple(each.shape), input.dtype) for each in states)
         return maps if gates == 4 else maps[0]
 
     return recurrent_cell

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .rules import RULES, rule, spread
-
-if TYPE_CHECKING:
-    from .meter import Meter
+from .tally import Tally
 
 TensorT = torch.Tensor
 
@@ -26,7 +24,7 @@ TensorT = torch.Tensor
       torch.sqrt, torch.rsqrt, torch.log, torch.neg, torch.abs, torch.square, TensorT.relu, TensorT.sigmoid,
       TensorT.tanh, TensorT.exp, TensorT.sqrt, TensorT.rsqrt, TensorT.log, TensorT.neg, TensorT.__neg__,
       TensorT.abs, TensorT.square)  # fmt: skip
-def activation(meter: Meter, input: Tensor, *arguments: Any, inplace: bool = False, **options: Any) -> Any:
+def activation(tally: Tally, input: Tensor, *arguments: Any, inplace: bool = False, **options: Any) -> Any:
     """A map of the same shape; in place, the same map."""
     if (
         not input.is_floating_point()
@@ -35,36 +33,36 @@ def activation(meter: Meter, input: Tensor, *arguments: Any, inplace: bool = Fal
     ):
         return NotImplemented  # a bool among the positions may be `inplace`
     if inplace:
-        return meter.twin(input)
-    return meter.map(input.shape, input.dtype)
+        return tally.twin(input)
+    return tally.map(input.shape, input.dtype)
 
 
 @rule(torch.relu_, F.relu_, TensorT.relu_, TensorT.sigmoid_, TensorT.tanh_, TensorT.exp_, TensorT.neg_,
       TensorT.clamp_, TensorT.zero_, TensorT.fill_)  # fmt: skip
-def in_place(meter: Meter, input: Tensor, *arguments: Any, **options: Any) -> Any:
+def in_place(tally: Tally, input: Tensor, *arguments: Any, **options: Any) -> Any:
     """The same map."""
-    return meter.twin(input)
+    return tally.twin(input)
 
 
 @rule(torch.softmax, torch.log_softmax, TensorT.softmax, TensorT.log_softmax, F.softmax, F.log_softmax)
-def softmax(meter: Meter, input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
+def softmax(tally: Tally, input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
     """A map of the same shape."""
     if not isinstance(dim, int) or dtype is not None or not -input.ndim <= dim < input.ndim:
         return NotImplemented
-    return activation(meter, input)
+    return activation(tally, input)
 
 
 @rule(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)
-def dropout(meter: Meter, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+def dropout(tally: Tally, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
     """In inference, the same map."""
     if not 0 <= p <= 1:
         return NotImplemented
-    return meter.map(input.shape, input.dtype) if training and not inplace else meter.twin(input)
+    return tally.map(input.shape, input.dtype) if training and not inplace else tally.twin(input)
 
 
 @rule(F.batch_norm, F.instance_norm)
 def batch_norm(
-    meter: Meter, input: Tensor, mean: Any = None, var: Any = None, weight: Any = None, bias: Any = None, *_: Any,
+    tally: Tally, input: Tensor, mean: Any = None, var: Any = None, weight: Any = None, bias: Any = None, *_: Any,
     running_mean: Any = None, running_var: Any = None, **options: Any,
 ) -> Any:  # fmt: skip
     """A map of the same shape; folded into the convolution before it in inference, hence free."""
@@ -73,36 +71,36 @@ def batch_norm(
     for per_channel in (mean, weight):
         if per_channel is not None and (len(shape) < 2 or per_channel.shape[0] != shape[1]):
             return NotImplemented
-    return activation(meter, input)
+    return activation(tally, input)
 
 
 @rule(F.layer_norm, F.rms_norm)
-def layer_norm(meter: Meter, input: Tensor, normalized_shape: Sequence[int], *_: Any, **options: Any) -> Any:
+def layer_norm(tally: Tally, input: Tensor, normalized_shape: Sequence[int], *_: Any, **options: Any) -> Any:
     """A map of the same shape."""
     normalized_shape = tuple(normalized_shape)
     if tuple(input.shape[input.ndim - len(normalized_shape) :]) != normalized_shape:
         return NotImplemented
-    return activation(meter, input)
+    return activation(tally, input)
 
 
 @rule(F.group_norm)
-def group_norm(meter: Meter, input: Tensor, num_groups: int, *_: Any, **options: Any) -> Any:
+def group_norm(tally: Tally, input: Tensor, num_groups: int, *_: Any, **options: Any) -> Any:
     """A map of the same shape."""
     if input.ndim < 2 or input.shape[1] % num_groups:
         return NotImplemented
-    return activation(meter, input)
+    return activation(tally, input)
 
 
 @rule(F.local_response_norm)
-def local_response_norm(meter: Meter, input: Tensor, size: int, *_: Any, **options: Any) -> Any:
+def local_response_norm(tally: Tally, input: Tensor, size: int, *_: Any, **options: Any) -> Any:
     """A map of the same shape."""
-    return activation(meter, input) if input.ndim >= 3 and input.numel() else NotImplemented
+    return activation(tally, input) if input.ndim >= 3 and input.numel() else NotImplemented
 
 
 @rule(torch.add, torch.sub, torch.mul, torch.div, torch.true_divide, TensorT.add, TensorT.sub, TensorT.mul,
       TensorT.div, TensorT.__add__, TensorT.__radd__, TensorT.__sub__, TensorT.__mul__, TensorT.__rmul__,
       TensorT.__truediv__, TensorT.true_divide)  # fmt: skip
-def arithmetic(meter: Meter, input: Any, other: Any, *, alpha: float = 1) -> Any:
+def arithmetic(tally: Tally, input: Any, other: Any, *, alpha: float = 1) -> Any:
     """Of two maps the shape they broadcast to; of a map and a number, the map's."""
     if not isinstance(input, Tensor):
         return NotImplemented
@@ -119,23 +117,23 @@ def arithmetic(meter: Meter, input: Any, other: Any, *, alpha: float = 1) -> Any
                 return NotImplemented
     elif not isinstance(other, (int, float)):
         return NotImplemented
-    return meter.map(shape, dtype)
+    return tally.map(shape, dtype)
 
 
 @rule(TensorT.add_, TensorT.sub_, TensorT.mul_, TensorT.div_, TensorT.__iadd__, TensorT.__isub__,
       TensorT.__imul__, TensorT.__itruediv__)  # fmt: skip
-def arithmetic_in_place(meter: Meter, input: Tensor, other: Any, *, alpha: float = 1) -> Any:
+def arithmetic_in_place(tally: Tally, input: Tensor, other: Any, *, alpha: float = 1) -> Any:
     """The same map."""
     if isinstance(other, Tensor):
         if other.shape != input.shape or other.dtype != input.dtype:
             return NotImplemented
     elif not (isinstance(other, (int, float)) and input.is_floating_point()):
         return NotImplemented
-    return meter.twin(input)
+    return tally.twin(input)
 
 
 @rule(torch.cat, torch.concat, torch.concatenate)
-def concatenate(meter: Meter, tensors: Sequence[Tensor], dim: int = 0) -> Any:
+def concatenate(tally: Tally, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """The sizes along one axis add up."""
     shapes, dtype = [tensor.shape for tensor in tensors], tensors[0].dtype
     rank = len(shapes[0])
@@ -145,11 +143,11 @@ def concatenate(meter: Meter, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     rest = {(*shape[:dim], *shape[dim + 1 :]) for shape in shapes}
     if len(rest) != 1 or any(len(shape) != rank for shape in shapes):
         return NotImplemented
-    return meter.map((*shapes[0][:dim], sum(shape[dim] for shape in shapes), *shapes[0][dim + 1 :]), dtype)
+    return tally.map((*shapes[0][:dim], sum(shape[dim] for shape in shapes), *shapes[0][dim + 1 :]), dtype)
 
 
 @rule(torch.mean, torch.sum, TensorT.mean, TensorT.sum)
-def reduction(meter: Meter, input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+def reduction(tally: Tally, input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """The axes summed over become one cell, or go."""
     if dtype is not None or not input.is_floating_point():
         return NotImplemented
@@ -160,8 +158,8 @@ def reduction(meter: Meter, input: Tensor, dim: Any = None, keepdim: bool = Fals
     gone = {axis % rank for axis in axes}
     sizes = enumerate(input.shape)
     if keepdim:
-        return meter.map(tuple(1 if axis in gone else size for axis, size in sizes), input.dtype)
-    return meter.map(tuple(size for axis, size in sizes if axis not in gone), input.dtype)
+        return tally.map(tuple(1 if axis in gone else size for axis, size in sizes), input.dtype)
+    return tally.map(tuple(size for axis, size in sizes if axis not in gone), input.dtype)
 
 
 def pooled_side(side: int, kernel: int, step: int, pad: int, hole: int, ceil_mode: bool) -> int:
@@ -175,7 +173,7 @@ def pooling(rank: int) -> None:
     """Enter the rules of pooling over ``rank`` axes."""
     functions: Any = F
 
-    def pool(meter: Meter, input: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> Any:
+    def pool(tally: Tally, input: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> Any:
         shape = input.shape
         if len(shape) != rank + 2:
             return NotImplemented
@@ -187,35 +185,35 @@ def pooling(rank: int) -> None:
         )
         if min(sides) < 1 or any(2 * pad > size for pad, size in zip(padding, kernel, strict=True)):
             return NotImplemented
-        return meter.map((*shape[:2], *sides), input.dtype)
+        return tally.map((*shape[:2], *sides), input.dtype)
 
     @rule(getattr(functions, f"max_pool{rank}d"), getattr(torch, f"max_pool{rank}d"))
     def max_pool(
-        meter: Meter, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+        tally: Tally, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
         ceil_mode: bool = False, return_indices: bool = False,
     ) -> Any:  # fmt: skip
         """One cell per window."""
         if return_indices:
             return NotImplemented
-        return pool(meter, input, kernel_size, stride, padding, dilation, ceil_mode)
+        return pool(tally, input, kernel_size, stride, padding, dilation, ceil_mode)
 
     @rule(getattr(functions, f"avg_pool{rank}d"))
     def avg_pool(
-        meter: Meter, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
+        tally: Tally, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
         ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: Any = None,
     ) -> Any:  # fmt: skip
         """One cell per window."""
-        return pool(meter, input, kernel_size, stride, padding, 1, ceil_mode)
+        return pool(tally, input, kernel_size, stride, padding, 1, ceil_mode)
 
     @rule(getattr(functions, f"adaptive_avg_pool{rank}d"), getattr(functions, f"adaptive_max_pool{rank}d"))
-    def adaptive_pool(meter: Meter, input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    def adaptive_pool(tally: Tally, input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
         """As many cells as asked for."""
         shape = input.shape
         if len(shape) != rank + 2 or return_indices:
             return NotImplemented
         sides = spread(output_size, rank)
         sides = tuple(given if size is None else size for size, given in zip(sides, shape[2:], strict=True))
-        return meter.map((*shape[:2], *sides), input.dtype)
+        return tally.map((*shape[:2], *sides), input.dtype)
 
 
 for axes in (1, 2, 3):
@@ -223,7 +221,7 @@ for axes in (1, 2, 3):
 
 
 @rule(F.unfold)
-def unfold(meter: Meter, input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Any:
+def unfold(tally: Tally, input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Any:
     """Windows of (N, C, H, W) as columns: (N, C x kernel, windows)."""
     if input.ndim != 4:
         return NotImplemented
@@ -236,15 +234,15 @@ def unfold(meter: Meter, input: Tensor, kernel_size: Any, dilation: Any = 1, pad
     ]
     if min(windows) < 1:
         return NotImplemented
-    return meter.map((input.shape[0], input.shape[1] * math.prod(kernel), math.prod(windows)), input.dtype)
+    return tally.map((input.shape[0], input.shape[1] * math.prod(kernel), math.prod(windows)), input.dtype)
 
 
 def cast(dtype: torch.dtype) -> Callable[..., Any]:
     """The rule of ``Tensor.half`` and its like."""
 
-    def converted(meter: Meter, input: Tensor) -> Any:
-        """The same map, or one of the other type."""
-        return meter.twin(input) if input.dtype == dtype else meter.map(input.shape, dtype)
+    def converted(tally: Tally, input: Tensor) -> Any:
+        """The same tensor, or a map of the other type."""
+        return input if input.dtype == dtype else tally.map(input.shape, dtype)
 
     return converted
 
@@ -254,42 +252,15 @@ RULES[TensorT.double], RULES[TensorT.bfloat16] = cast(torch.float64), cast(torch
 
 
 @rule(TensorT.to)
-def moved(meter: Meter, input: Tensor, *arguments: Any, **options: Any) -> Any:
-    """The same map, or one of the other type; where it lies is no matter here."""
+def moved(tally: Tally, input: Tensor, *arguments: Any, **options: Any) -> Any:
+    """The same tensor, or a map of the other type; where it lies is no matter here."""
     dtype = input.dtype
     for each in (*arguments, options.get("dtype"), options.get("other")):
         dtype = each if isinstance(each, torch.dtype) else each.dtype if isinstance(each, Tensor) else dtype
-    return cast(dtype)(meter, input)
+    return input if dtype == input.dtype else tally.map(input.shape, dtype)
 
 
 @rule(TensorT.cpu, TensorT.cuda)
-def same_map(meter: Meter, input: Tensor, *_: Any, **options: Any) -> Any:
-    """The same map; where it lies is no matter here."""
-    return meter.twin(input)
-
-
-# Views of a map, which torch works out on meta tensors faster than a rule could, errors and all.
-VIEWS = frozenset({
-    torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.chunk,
-    torch.split, torch.unbind, torch.narrow, torch.select, torch.swapaxes, torch.movedim, torch.unflatten,
-    TensorT.flatten, TensorT.view, TensorT.reshape, TensorT.permute, TensorT.transpose, TensorT.squeeze,
-    TensorT.unsqueeze, TensorT.expand, TensorT.expand_as, TensorT.chunk, TensorT.split, TensorT.unbind,
-    TensorT.narrow, TensorT.select, TensorT.swapaxes, TensorT.movedim, TensorT.unflatten, TensorT.view_as,
-    TensorT.t, TensorT.detach, TensorT.contiguous,
-})  # fmt: skip
-
-# What is known of a tensor without looking at its values: asked of the tensor itself.
-METADATA = frozenset({
-    TensorT.size, TensorT.dim, TensorT.numel, TensorT.nelement, TensorT.ndimension, TensorT.stride,
-    TensorT.storage_offset, TensorT.is_contiguous, TensorT.is_floating_point, TensorT.is_complex,
-    TensorT.is_signed, TensorT.element_size, TensorT.__len__, TensorT.__repr__, TensorT.__format__,
-    TensorT.__hash__, TensorT.get_device, TensorT.is_same_size, torch.is_floating_point, torch.is_complex,
-    torch.numel, torch.is_tensor,
-})  # fmt: skip
-
-# What reads values: allowed on the model's own tensors, impossible on a map, which has none.
-READS = frozenset({
-    TensorT.item, TensorT.tolist, TensorT.numpy, TensorT.__bool__, TensorT.__int__, TensorT.__float__,
-    TensorT.__index__, TensorT.__array__, TensorT.__contains__, torch.is_nonzero, torch.equal, TensorT.equal,
-    torch.allclose, TensorT.allclose, TensorT.__complex__,
-})  # fmt: skip
+def same_map(tally: Tally, input: Tensor, *_: Any, **options: Any) -> Any:
+    """The same tensor; where it lies is no matter here."""
+    return input

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from .._modules import private_copy
 from .inputs import Inputs
 from .result import Layer, Profile
-from .shadow import Shadow
 
 OPTIONS = ("depth", "col_names", "col_width", "row_settings")
 UNITS = {"Units.TERABYTES": "T", "Units.GIGABYTES": "G", "Units.MEGABYTES": "M", "Units.NONE": ""}
@@ -31,15 +31,13 @@ def torchinfo_summary(ours: Profile, model: nn.Module, inputs: Inputs, options: 
     if "col_names" not in options:
         options = options | {"col_names": ("output_size", "num_params", "mult_adds")}
     args, kwargs = inputs
-    shadow = Shadow(model)
+    empty = private_copy(model, device="meta", hooks=False)
     try:
-        twin = shadow.twin()
         statistics = torchinfo.summary(
-            twin, input_data=dict(kwargs) or list(args), device="meta", verbose=0, cache_forward_pass=False, **options
+            empty, input_data=dict(kwargs) or list(args), device="meta", verbose=0, cache_forward_pass=False, **options
         )
-        paths = {id(module): path for path, module in twin.named_modules()}
+        paths = {id(module): path for path, module in empty.named_modules()}
     finally:
-        shadow.release()
         engine.clear_cached_forward_pass()  # it keeps the last model of each class alive
     rows = {layer.path: layer for layer in ours.layers}
     for info in statistics.summary_list:

@@ -1,0 +1,102 @@
+"""The short way through stock layers, which most modules of a net are, and which mostly are only called.
+
+A :class:`FastLayer` stands in for such a layer and answers a call by the rule of the one function that the layer
+calls. Should the model's code want anything else of it, the copy of the layer is made there and then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from . import rules, shapes
+from .tally import UNRECORDED, ModuleRecord, Tally, in_transform
+
+# Modules of exactly these types do nothing but call one function: its rule, and the arguments that follow the input.
+# None where the layer does something more.
+Call = tuple[rules.Rule, tuple[Any, ...]]
+FAST_LAYERS: dict[type[nn.Module], Callable[[Any], Call | None]] = {
+    nn.Linear: lambda m: (rules.linear, (m._parameters["weight"],)),
+    nn.BatchNorm2d: lambda m: (shapes.batch_norm, (m._buffers["running_mean"], None, m._parameters["weight"])),
+    nn.LayerNorm: lambda m: (shapes.layer_norm, (m.normalized_shape,)),
+    nn.ReLU: lambda m: (shapes.in_place if m.inplace else shapes.activation, ()),
+    nn.GELU: lambda m: (shapes.activation, ()),
+    nn.Sigmoid: lambda m: (shapes.activation, ()),
+    nn.Tanh: lambda m: (shapes.activation, ()),
+    nn.Dropout: lambda m: (shapes.in_place, ()),
+    nn.Identity: lambda m: (shapes.in_place, ()),
+    nn.Conv2d: lambda m: (
+        (rules.convolution, (m._parameters["weight"], None, m.stride, m.padding, m.dilation, m.groups))
+        if m.padding_mode == "zeros"
+        else None
+    ),
+}
+
+
+class FastLayerRecord(ModuleRecord):
+    """The record of a stock layer; ``expand`` makes the copy of the layer."""
+
+    __slots__ = ("arguments", "copy", "expand", "layer", "rule")
+
+    def __init__(
+        self, tally: Tally, path: str, layer: nn.Module, call: Call, expand: Callable[[ModuleRecord, nn.Module], Any]
+    ) -> None:
+        super().__init__(tally, path, type(layer).__name__)
+        self.rule, self.arguments = call
+        self.layer, self.expand = layer, expand
+        self.copy: Any = None
+
+    def expanded(self) -> Any:
+        """The copy of the layer."""
+        if self.copy is None:
+            self.copy = self.expand(self, self.layer)
+        return self.copy
+
+    def close(self) -> None:
+        """Let go of the model."""
+        super().close()
+        self.arguments, self.copy = (), None
+        del self.layer, self.expand
+
+
+class FastLayer:
+    """Stands in for a stock layer. Anything but a call makes the layer's copy, which from then on does the work."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, record: FastLayerRecord) -> None:
+        object.__setattr__(self, "_record", record)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        record: FastLayerRecord = self._record
+        tally = record.tally
+        if (
+            record.copy is None and len(args) == 1 and not kwargs and type(args[0]) is Tensor
+            and not tally.sparse and in_transform() is None
+        ):  # fmt: skip
+            outer, before = tally.module, tally.macs
+            tally.module = record
+            with UNRECORDED():
+                output = record.rule(tally, args[0], *record.arguments)
+                if output is not NotImplemented:
+                    if not record.calls:
+                        record.input_shape, record.output_shape = args[0].shape, output.shape
+                    record.calls += 1
+                    record.macs += tally.macs - before
+            tally.module = outer
+            if output is not NotImplemented:
+                return output
+        record.expanded()
+        return record(*args, **kwargs)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:  # isinstance(layer, nn.Conv2d) holds
+        return type(self._record.layer)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._record.expanded(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._record.expanded(), name, value)

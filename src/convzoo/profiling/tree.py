@@ -1,0 +1,150 @@
+"""The copy of a model that is run to be counted: its modules keep a record, its tensors are the model's own.
+
+No tensor is ever written to, because the recorder puts twins without memory in their place.
+"""
+
+from __future__ import annotations
+
+import types
+from collections import OrderedDict
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from .._modules import BACKWARD_HOOKS, FORWARD_HOOKS, ModuleCopier, refuse_script, unwrap
+from .fast_layers import FAST_LAYERS, FastLayer, FastLayerRecord
+from .recorder import Recorder
+from .result import Layer
+from .tally import ModuleRecord
+
+PLAIN = (nn.Parameter, Tensor)
+
+
+class RecordedModel(ModuleCopier):
+    """``root`` runs, ``records`` tell what its modules did.
+
+    Raises:
+        TypeError: a module is scripted.
+        ValueError: a module is lazy and has not seen its first batch.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(hooks=False)
+        self.recorder = Recorder()
+        self.records: list[ModuleRecord] = []
+        self.parameters: dict[int, Tensor] = {}
+        self.buffers: dict[int, Tensor] = {}
+        self._states: list[dict[str, Any]] = []  # the attributes of every copy
+        self._no_hooks: dict[str, Any] = {name: OrderedDict() for name in (*FORWARD_HOOKS, *BACKWARD_HOOKS)}
+        self.root = self.module(model)
+        self.recorder.module = self.records[0]
+        self.finish()
+
+    def module(self, module: nn.Module, path: str = "", *, registered: bool = True) -> Any:
+        """The copy of ``module``, or what stands in for it; it goes into the totals if it is ``registered``."""
+        if type(module) not in FAST_LAYERS:  # these are no wrappers
+            module = unwrap(module)
+        kind = type(module)
+        if id(module) in self._copies:
+            return self._copies[id(module)]
+        call = None
+        if kind in FAST_LAYERS and not module._forward_pre_hooks and "forward" not in module.__dict__:
+            call = FAST_LAYERS[kind](module)  # pruning, for one, has a hook, and a plain tensor for a weight
+        if call is not None:
+            fast = FastLayerRecord(self.recorder, path, module, call, self.expand)
+            self._take_tensors(module, fast, registered)
+            return self.remember(module, FastLayer(fast))
+        refuse_script(module, path)
+        record = ModuleRecord(self.recorder, path, kind.__name__)
+        self._take_tensors(module, record, registered)
+        fresh = self.remember(module, self._recorded(module, record))
+        children = fresh._modules
+        for name, child in children.items():
+            if child is not None:
+                children[name] = self.module(child, f"{path}.{name}" if path else name, registered=registered)
+        return fresh
+
+    def _take_tensors(self, module: nn.Module, record: ModuleRecord, registered: bool) -> None:
+        self.records.append(record)
+        for tensors, seen in ((module._parameters, self.parameters), (module._buffers, self.buffers)):
+            for name, tensor in tensors.items():
+                if tensor is None or id(tensor) in seen:
+                    continue
+                if type(tensor) not in PLAIN and is_lazy(tensor):
+                    raise ValueError(
+                        f"{record.path or 'the model'} ({record.type}) is lazy and its {name} has no shape yet; "
+                        "profile takes initialised modules; run one batch through the model first"
+                    )
+                self.tensor(tensor)
+                if registered:
+                    seen[id(tensor)] = tensor
+                    if seen is self.parameters:
+                        record.own_params += tensor.numel()
+
+    def tensor(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        if tensor.is_meta:
+            self.recorder.guarded.add(id(tensor))
+        if tensor.is_sparse or tensor.is_sparse_csr:
+            self.recorder.sparse = True
+        return tensor
+
+    def _recorded(self, module: nn.Module, record: ModuleRecord) -> nn.Module:
+        """The copy of one module. What ``nn.Module.__call__`` runs in place of its own code is the record."""
+        fresh: nn.Module = object.__new__(type(module))
+        state = fresh.__dict__
+        state.update(module.__dict__)
+        state.update(self._no_hooks)
+        for name in ("_parameters", "_buffers", "_modules"):
+            state[name] = state[name].copy()
+        state["training"], state["_compiled_call_impl"] = False, record
+        self._states.append(state)
+        self._unfinished.append((module, fresh))
+        return fresh
+
+    def complete(self, module: nn.Module, fresh: nn.Module) -> None:
+        """Give a copy its attributes, and its record the code that it stands in for."""
+        super().complete(module, fresh)
+        state = fresh.__dict__
+        record = state["_compiled_call_impl"]
+        record.code = state.get("forward") or types.MethodType(type(module).forward, fresh)
+        record.counting = ".parametrizations." not in f".{record.path}."
+        state["forward"] = record
+
+    def expand(self, record: ModuleRecord, module: nn.Module) -> Any:
+        """The copy of a layer that had a stand-in until now."""
+        fresh = self._recorded(module, record)
+        self.finish()
+        return fresh
+
+    def layers(self) -> list[Layer]:
+        """A row for each module, with what is inside it added up."""
+        params, macs = [each.own_params for each in self.records], [each.macs for each in self.records]
+        places = {record.path: index for index, record in enumerate(self.records)}
+        for index in range(len(self.records) - 1, 0, -1):
+            parent = places.get(self.records[index].path.rpartition(".")[0])
+            if parent is not None:
+                params[parent] += params[index]
+                if not self.records[parent].calls:  # a list of modules is not called itself
+                    macs[parent] += macs[index]
+        total = self.recorder.macs or 1
+        return [
+            Layer(
+                each.path, each.type, each.input_shape and tuple(each.input_shape),
+                each.output_shape and tuple(each.output_shape), held, cost, cost / total, each.calls,
+                each.own_params, each.own_macs,
+            )
+            for each, held, cost in zip(self.records, params, macs, strict=True)
+        ]  # fmt: skip
+
+    def release(self) -> None:
+        """Let go of the model: what is left of the copy must not keep its tensors alive."""
+        for state in self._states:
+            state.clear()
+        for record in self.records:
+            record.close()
+        self.root = None
+        for store in (self.parameters, self.buffers, self._copies, self._originals, self.records):
+            store.clear()
+        self.recorder.close()
