@@ -66,7 +66,7 @@ def open_image(source: Path | BinaryIO, name: str = "") -> Image:
             warnings.simplefilter("ignore")  # of Pillow, about the size: held below, in words
             pil.init()
             with pil.open(source, formats=[name for name in FORMATS if name in pil.OPEN]) as image:
-                check_pixels(*image.size[::-1], name)
+                check_pixels(image.height, image.width, name)
                 image.load()
                 return image
     except (PermissionError, pil.DecompressionBombError) as error:
@@ -113,7 +113,7 @@ def from_pil(image: Image) -> Tensor:
 
     if getattr(image, "format", None) in ("EPS", "WMF"):
         raise ValueError(f"{image.format} files hold a program, which is not run; convert the picture to PNG")
-    check_pixels(*image.size[::-1])
+    check_pixels(image.height, image.width)
     image, mode = upright(image), image.mode
     if mode.startswith("I;16"):
         return torch.from_numpy(np.asarray(image, dtype=np.float32) / 65535)[None, None]

@@ -117,7 +117,8 @@ class TestOverlay:
             (colour, colour),
             (colour.transpose(2, 0, 1), colour),
             (torch.from_numpy(colour).permute(2, 0, 1).float() / 255, colour),
-            (np.concatenate([colour, colour[..., :1]], -1), colour),
+            (np.concatenate([colour, np.full((6, 8, 1), 255, np.uint8)], -1), colour),  # the last is opacity
+            (np.concatenate([colour, np.zeros((6, 8, 1), np.uint8)], -1), np.full((6, 8, 3), 255)),
         ]
         for image, wanted in kinds:
             assert np.array_equal(pixels(overlay(image, heat)), wanted)
