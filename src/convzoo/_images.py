@@ -107,6 +107,27 @@ def is_turned(image: object) -> bool:
         return False
 
 
+def picture_size(image: Any) -> tuple[int, int]:
+    """(height, width) of one upright picture: a PIL image, an array or a tensor.
+
+    Raises:
+        TypeError, ValueError: not one.
+    """
+    if is_pil(image):
+        width, height = upright(image).size
+        return height, width
+    shape = tuple(getattr(image, "shape", ()))
+    if len(shape) == 4 and shape[0] == 1:
+        shape = shape[1:]
+    if len(shape) not in (2, 3):
+        kind = f"the shape {shape}" if shape else type(image).__name__
+        raise (ValueError if shape else TypeError)(f"a picture is a PIL image, an array or a tensor, got {kind}")
+    if len(shape) == 2:
+        return shape[0], shape[1]
+    last = shape[2] in (1, 2, 3, 4) and not (isinstance(image, Tensor) and shape[0] in (1, 2, 3, 4))
+    return (shape[0], shape[1]) if last else (shape[1], shape[2])
+
+
 def from_pil(image: Image) -> Tensor:
     """A PIL image as it is to be seen: (1, C, H, W), uint8 or float32; C is 1 or 3, or 2 or 4 with transparency."""
     import numpy as np

@@ -123,8 +123,7 @@ def cam(
         if count:
             answer = _smooth(explain, images, target, answer, count)
     _check_maps(model, images, answer)
-    weights: Any = getattr(model, "weights", None)
-    mean, std = getattr(weights, "mean", None), getattr(weights, "std", None)
+    weights = model.weights if isinstance(model, Classifier) else None
     return CAM(
         maps=answer.maps,
         logits=answer.logits,
@@ -133,8 +132,9 @@ def cam(
         layer=answer.layer,
         input_size=(images.shape[2], images.shape[3]),
         bias=answer.bias,
-        mean=None if mean is None else tuple(mean),
-        std=None if std is None else tuple(std),
+        transform=model.transform if isinstance(model, Classifier) else None,
+        classes=weights.classes if weights else (),
+        temperature=weights.temperature if weights else 1.0,
     )
 
 

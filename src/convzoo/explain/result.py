@@ -10,9 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._checks import check_img_size
+from .._images import is_pil, picture_size
+from ..models._base import class_probabilities
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from ..weights.preprocess import Prepare, Transform
 
 Normalize = Literal["max", "minmax", "joint"]
 
@@ -31,7 +35,9 @@ class CAM:
         method: how the maps were made, such as ``"cam"``.
         layer: path of the module whose output they are maps of.
         input_size: (height, width) of the images in pixels.
-        mean, std: the normalisation that the model's weights expect of their images, for the pictures; or None.
+        transform: how pictures become the model's input, see :func:`convzoo.transform`; or None.
+        classes: the names of the classes in order, where the model's weights tell them.
+        temperature: what the logits are divided by before they become probabilities.
     """
 
     maps: Tensor
@@ -41,12 +47,28 @@ class CAM:
     layer: str
     input_size: tuple[int, int]
     bias: Tensor | None = None
-    mean: tuple[float, ...] | None = field(default=None, repr=False)
-    std: tuple[float, ...] | None = field(default=None, repr=False)
+    transform: Transform | None = field(default=None, repr=False)
+    classes: tuple[str, ...] = field(default=(), repr=False)
+    temperature: float = field(default=1.0, repr=False)
 
     def __repr__(self) -> str:
         images, classes, height, width = self.maps.shape
         return f"CAM({self.method} at {self.layer}: {images} images, {classes} classes each, maps {height}x{width})"
+
+    @property
+    def mean(self) -> tuple[float, ...] | None:
+        """Of the images that the model expects, scaled to 0..1, per channel; None if unknown."""
+        return self.transform.mean if self.transform else None
+
+    @property
+    def std(self) -> tuple[float, ...] | None:
+        """Of the images that the model expects, scaled to 0..1, per channel; None if unknown."""
+        return self.transform.std if self.transform else None
+
+    @property
+    def probabilities(self) -> Tensor:
+        """(N, classes), of the logits at the weights' temperature; (N, 2) of a single logit: absent, and present."""
+        return class_probabilities(self.logits, self.temperature)
 
     @property
     def empty(self) -> Tensor:
@@ -87,25 +109,50 @@ class CAM:
         peak = heat.amax((1, 2, 3) if normalize == "joint" else (2, 3), keepdim=True)
         return torch.where(peak > 0, heat / peak, 0.0).clamp_(0.0, 1.0)
 
-    def overlay(self, images: Any, k: int = 0, *, normalize: Normalize = "max", **options: Any) -> list[Image]:
+    def overlay(
+        self, images: Any, k: int = 0, *, normalize: Normalize = "max", prepare: Prepare = False, **options: Any
+    ) -> list[Image]:
         """The images with the heat of their ``k``-th class over them: N RGB pictures.
 
         Args:
-            images: what :func:`convzoo.cam` was given, or a list of N pictures (PIL, array or tensor).
+            images: what :func:`convzoo.cam` was given, or the N pictures that it was made of (PIL, arrays, tensors).
+                Over those the heat lies where the net looked: on the part that ``model.preprocess`` cut out.
             k: which of the K classes.
             normalize: as in :meth:`heatmap`.
+            prepare: what ``model.preprocess`` was told.
             **options: passed to :func:`convzoo.overlay`; ``mean`` and ``std`` are the model's weights' by default.
 
         Raises:
-            ValueError: not N images, or no ``k``-th class.
+            ValueError: not N images, no ``k``-th class, or pictures of another shape than the model's input where it
+                is not known how they were cut.
         """
         from .pictures import overlay
 
+        images = [images] if is_pil(images) else images
         count, classes = self.maps.shape[:2]
-        if len(images) != count:
-            raise ValueError(f"these are the maps of {count} images, got {len(images)}; pass the same images")
-        if not -classes <= k < classes:
+        given = len(images) if hasattr(images, "__len__") else 1
+        if given != count:
+            raise ValueError(f"these are the maps of {count} images, got {given}; pass the same images, in a list")
+        if isinstance(k, bool) or not isinstance(k, int) or not -classes <= k < classes:
             raise ValueError(f"k must be from 0 to {classes - 1}, got {k}; each image has maps of {classes} classes")
-        options = {"mean": self.mean, "std": self.std, **options}
         heat = self.heatmap(normalize=normalize)[:, k]
-        return [overlay(image, one, **options) for image, one in zip(images, heat, strict=True)]
+        return [
+            overlay(image, one, **{**self._look(image, prepare), **options})
+            for image, one in zip(images, heat, strict=True)
+        ]
+
+    def _look(self, image: Any, prepare: Prepare) -> dict[str, Any]:
+        """How to show one image: the model's input with its normalisation undone, a picture with the part looked at."""
+        size, transform = picture_size(image), self.transform
+        if isinstance(image, Tensor) and image.is_floating_point() and size == self.input_size:
+            return {"mean": self.mean, "std": self.std}
+        ground = transform.ground if transform else 1.0
+        if transform is not None and transform.img_size == self.input_size:
+            box = transform.views([image], prepare=prepare)[0].box if prepare else transform.box(*size)
+            return {"ground": ground, "box": box}
+        if size[0] * self.input_size[1] == size[1] * self.input_size[0]:
+            return {"ground": ground}
+        raise ValueError(
+            f"these are maps of images of {self.input_size[0]}x{self.input_size[1]} pixels, got a picture of "
+            f"{size[0]}x{size[1]}, and how it was cut is not known; pass what the net saw"
+        )

@@ -264,9 +264,11 @@ class Classifier(nn.Module):
         return transform.batch(images, prepare=prepare, invert=invert).to(like.device, like.dtype)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Logits (N, num_classes) to probabilities, at the temperature that the weights were trained with."""
-        temperature = 1.0 if self.weights is None else self.weights.temperature
-        return (logits.float() / temperature).softmax(-1)
+        """Logits (N, num_classes) to probabilities, at the temperature that the weights were trained with.
+
+        Of a single logit, (N, 2): that of the class being absent, and present.
+        """
+        return class_probabilities(logits, 1.0 if self.weights is None else self.weights.temperature)
 
     def get_classifier(self) -> nn.Module:
         """The last layer: a Linear or a Conv2d, or an Identity without a head."""
@@ -309,6 +311,14 @@ class Classifier(nn.Module):
         height, width = self.img_size
         chans = plural(self.in_chans, "channel")
         return f"{self.config.name}: {chans} of {height}x{width}, {plural(self.num_classes, 'class', 'classes')}"
+
+
+def class_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Logits (N, classes) to probabilities (N, classes), float32; a single logit to those of absent and present."""
+    scaled = logits.float() / temperature
+    if scaled.shape[-1] == 1:
+        return torch.cat([-scaled, scaled], -1).sigmoid()
+    return scaled.softmax(-1)
 
 
 def global_average(maps: Tensor) -> Tensor:
