@@ -1,5 +1,6 @@
 """Heat-maps, overlays, sheets, feature maps, and the command line."""
 
+import io
 import subprocess
 import sys
 
@@ -246,9 +247,7 @@ class TestFeatures:
             show_feature_maps(model, torch.rand(2, 1, 28, 28))
         with pytest.raises(ValueError, match="gives maps"):
             show_feature_maps(model, x, "fc1")
-        assert [ax.get_title(loc="left") for ax in show_filters(model).axes] == [
-            "conv1: 6 of 6 kernels, 5x5, 1 channels"
-        ]
+        assert show_filters(model).axes[0].get_title(loc="left") == "conv1: 6 of 6 kernels, 5x5, 1 channel"
         resnet = convzoo.create_model("resnet18", 10, depths=(1, 1, 1, 1))
         show_filters(resnet).savefig(tmp_path / "filters.png")
         with pytest.raises(ValueError, match="no convolution 'fc' in the model; pass one of conv1"):
@@ -263,22 +262,208 @@ class TestFeatures:
         sheet = show_filters(model).axes[0].images[0].get_array()
         assert sheet[0, 0].tolist() == [1.0] * 3
         assert sheet[4, 10].tolist() == [0.25] * 3  # the second kernel begins behind a border of one pixel
-        assert (np.delete(sheet[..., 0].flatten(), [0, 4 * sheet.shape[1] + 10]) == 0.5).all()
+        kernels = np.delete(sheet, np.arange(5, sheet.shape[1], 6), axis=1)[..., 0]
+        assert (np.delete(kernels.flatten(), [0, 4 * kernels.shape[1] + 9]) == 0.5).all()
+        assert (sheet[:, 5::6] == 1.0).all()  # white between the kernels
+        bar = show_filters(model).axes[1]
+        assert bar.get_ylim() == (-2.0, 2.0)
+
+
+class TestWhereTheNetLooked:
+    """Heat over the original pictures lies on the part that the net saw."""
+
+    @staticmethod
+    def share_inside(picture, plain, rows, columns):
+        change = abs(pixels(picture) - pixels(plain)).sum(2)
+        return change[rows, columns].sum() / change.sum()
+
+    def test_a_picture_that_was_cropped(self):
+        model = convzoo.create_model("fcn_gap", pretrained=True)
+        wide = Image.new("L", (224, 56))
+        wide.paste(to_picture(draw(3)).convert("L").resize((56, 56)), (84, 0))
+        tall = wide.transpose(Image.Transpose.ROTATE_90)
+        images = model.preprocess([wide, tall])
+        r = cam(model, images)
+        shown = r.overlay([wide, tall])
+        assert [picture.size for picture in shown] == [(224, 56), (56, 224)]
+        assert self.share_inside(shown[0], wide.convert("RGB"), slice(None), slice(84, 140)) == 1
+        assert self.share_inside(shown[1], tall.convert("RGB"), slice(84, 140), slice(None)) == 1
+        inside = pixels(shown[0])[:, 84:140]
+        alone = pixels(r.overlay([wide.crop((84, 0, 140, 56)), tall])[0])
+        assert abs(inside - alone).max() <= 1
+        assert r.overlay(images)[0].size == (28, 28)  # what cam was given is shown whole
+        assert r.overlay([wide, tall], min_side=112)[0].size == (448, 112)
+
+    def test_a_picture_that_was_prepared(self):
+        model = convzoo.create_model("fcn_gap", pretrained=True)
+        paper = Image.new("L", (300, 200), 230)
+        paper.paste(to_picture(1 - draw(3)).convert("L").resize((50, 50)), (10, 140))
+        r = cam(model, model.preprocess(paper, prepare=True))
+        shown = r.overlay(paper, prepare=True)[0]
+        assert self.share_inside(shown, paper.convert("RGB"), slice(130, None), slice(0, 70)) == 1
+
+    def test_the_orientation_is_the_pictures(self):
+        model = convzoo.create_model("fcn_gap", pretrained=True)
+        upright = to_picture(draw(3)).convert("L").resize((56, 56))
+        turned = upright.rotate(90)
+        turned.getexif()[0x0112] = 6
+        r = cam(model, model.preprocess([upright, turned]))
+        shown = r.overlay([upright, turned])
+        assert np.array_equal(pixels(shown[0]), pixels(shown[1]))
+
+    def test_what_is_not_known_is_refused(self):
+        r = cam(UserNet(), torch.rand(1, 3, 32, 32), layer="conv2")
+        assert r.overlay([torch.rand(3, 64, 64)])[0].size == (64, 64)
+        with pytest.raises(ValueError, match="got a picture of 32x64, and how it was cut is not known"):
+            r.overlay([torch.rand(3, 32, 64)])
+        with pytest.raises(TypeError, match="got str"):
+            r.overlay(["a.png"])
+
+    def test_a_box(self):
+        shown = pixels(
+            overlay(torch.zeros(1, 20, 40), torch.ones(2, 2), box=(5, -10, 10, 30), alpha=1.0, colormap="grey")
+        )
+        assert (shown[5:15, :20] == 255).all()
+        assert shown.sum() == 10 * 20 * 3 * 255
+        for box, error in (((1, 2, 3), TypeError), ("abcd", TypeError), ((0, 0, 0, 5), ValueError), (7, TypeError)):
+            with pytest.raises(error, match=r"box must be \(top, left, height, width\)"):
+                overlay(torch.zeros(1, 20, 40), torch.ones(2, 2), box=box)
+
+
+class TestHostile:
+    """Whatever is passed ends in a picture, or in words."""
+
+    @pytest.mark.parametrize(
+        "heat",
+        [
+            "hot", None, [], [[]], torch.zeros(0, 3), [["a"]], {"a": 1}, object(), torch.ones(2, 2) * 1j,
+            torch.zeros(2, 2, device="meta"), torch.zeros(2, 2).to_sparse(), torch.full((2, 2), -1.0),
+            torch.full((2, 2), float("inf")), np.array([[1, None]]), 3,
+        ],
+    )  # fmt: skip
+    def test_odd_heat(self, heat):
+        with pytest.raises((TypeError, ValueError), match="heat-map"):
+            overlay(torch.zeros(1, 4, 4), heat)
+
+    @pytest.mark.parametrize(
+        "dtype", [torch.uint8, torch.bool, torch.float16, torch.bfloat16, torch.float64, torch.int64]
+    )
+    def test_heat_and_images_of_any_number_type(self, dtype):
+        image = torch.eye(4).to(dtype)[None]
+        full = 255 if dtype not in (torch.uint8, torch.int64) else 1
+        shown = pixels(overlay(image, torch.zeros(4, 4).to(dtype)))
+        assert (shown == full * np.eye(4)[..., None]).all()
+        assert overlay(image, torch.ones(4, 4).to(dtype)).size == (4, 4)
+
+    @pytest.mark.parametrize(
+        ("image", "error"),
+        [
+            (torch.full((1, 4, 4), float("nan")), ValueError),
+            (torch.zeros(1, 0, 4), ValueError),
+            (torch.zeros(1, 4, 4, device="meta"), TypeError),
+            (torch.zeros(1, 4, 4) * 1j, TypeError),
+            (np.array([["a"]]), TypeError),
+            (b"123", TypeError),
+            (Image.new("F", (4, 4)), ValueError),
+        ],
+    )
+    def test_odd_images(self, image, error):
+        with pytest.raises(error):
+            overlay(image, torch.zeros(4, 4))
+
+    def test_odd_arguments(self):
+        image, heat = torch.zeros(1, 4, 4), torch.zeros(4, 4)
+        for options in (
+            {"alpha": "a"}, {"alpha": float("nan")}, {"alpha": True}, {"colormap": 7}, {"size": 0}, {"size": "a"},
+            {"min_side": 0}, {"min_side": 2.5}, {"size": (10**6, 10**6)},
+        ):  # fmt: skip
+            with pytest.raises((TypeError, ValueError)):
+                overlay(image, heat, **options)
+        for show in (show_feature_maps, show_filters):
+            arguments = (image,) if show is show_feature_maps else ()
+            model = convzoo.create_model("lenet5")
+            for columns in (0, -1, 1.5, "a"):
+                with pytest.raises((TypeError, ValueError), match="columns must be"):
+                    show(model, *arguments, columns=columns)
+            for something in (None, "lenet5", 3, torch.relu):
+                with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
+                    show(something, *arguments)
+        with pytest.raises(ValueError, match="Linear has no Conv2d"):
+            show_filters(torch.nn.Linear(2, 2))
+        with torch.device("meta"):
+            empty = convzoo.create_model("lenet5")
+        with pytest.raises(ValueError, match="on the meta device"):
+            show_filters(empty)
+
+    def test_show_cam(self):
+        model = convzoo.create_model("fcn_gap").eval()
+        for names in (["a"], "0123456789", ["a"] * 11):
+            with pytest.raises(ValueError, match="names must be one for each of 10 classes"):
+                show_cam(model, torch.rand(1, 28, 28), names=names)
+        for top in (0, -1, 1.5):
+            with pytest.raises((TypeError, ValueError), match="top must be"):
+                show_cam(model, torch.rand(1, 28, 28), top)
+        with pytest.raises(TypeError, match="the model has no transform"):
+            show_cam(model, Image.new("L", (28, 28)))
+        with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module"):
+            show_cam("fcn_gap", torch.rand(1, 28, 28))
 
 
 class TestSheet:
+    @pytest.mark.filterwarnings("ignore:for 1 of 1 images no cell")  # random weights may leave nothing for a class
+    def test_fewer_classes_than_asked_for(self):
+        titles = [
+            ax.get_title() for ax in show_cam(convzoo.create_model("resnet18", 2).eval(), torch.rand(3, 64, 64)).axes
+        ]
+        assert [title.split("\n")[0] for title in titles if "class" in title] in (
+            ["class 0", "class 1"],
+            ["class 1", "class 0"],
+        )
+        one = show_cam(convzoo.create_model("resnet18", 1).eval(), torch.rand(3, 64, 64)).axes
+        chances = [float(ax.get_title().split("\n")[1].split()[0]) for ax in one[1:3]]
+        assert sum(chances) == pytest.approx(100, abs=0.11)
+
+    def test_pictures_at_their_own_resolution(self):
+        model = convzoo.create_model("lenet5", pretrained=True)
+        paper = Image.new("L", (300, 250), 230)
+        paper.paste(to_picture(1 - draw(3)).convert("L").resize((50, 50)), (10, 140))
+        figure = show_cam(model, [paper, paper], 2, prepare=True)
+        assert len(figure.axes) == 7
+        assert all(ax.images[0].get_array().shape == (250, 300, 3) for ax in figure.axes[:6])
+        assert figure.axes[1].get_title().startswith("3\n")
+
+    def test_probabilities_are_those_of_the_weights_temperature(self):
+        model = convzoo.create_model("lenet5_1998", pretrained=True)
+        x = model.preprocess(to_picture(draw(3)))
+        r = cam(model, x)
+        assert torch.equal(r.probabilities, (model(x).detach() / 8).softmax(1))
+        title = show_cam(model, x, 1).axes[1].get_title()
+        assert title == f"3\n{100 * float(r.probabilities[0, 3]):.1f} %"
+
+    def test_a_figure_shows_itself_in_a_notebook(self):
+        figure = show_filters(convzoo.create_model("lenet5"))
+        with Image.open(io.BytesIO(figure._repr_png_())) as picture:
+            assert picture.format == "PNG"
+            assert picture.size[0] == 800
+
+    def test_long_names_are_cut_and_empty_maps_are_said(self):
+        from convzoo.explain.figures import class_titles
+
+        r = result([[[[-1.0, -5.0], [-2.0, -3.0]]]], classes=("a name that goes on and on and on", "b", "c"))
+        assert class_titles(r) == [["a name that goes on a…\n33.3 %\nnothing speaks for it"]]
+
     def test_rows_and_names(self, tmp_path):
         model = convzoo.create_model("fcn_gap").eval()
         x = torch.stack([draw(3), draw(8)])
         figure = show_cam(model, x, top=2, names=[f"digit {digit}" for digit in range(10)])
-        assert len(figure.axes) == 6
+        assert len(figure.axes) == 7  # the last is the colour bar
         chances = model(x)[0].detach().softmax(0)
         best = int(chances.argmax())
         title = figure.axes[1].get_title()
         assert title.startswith(f"digit {best}\n")
         assert title.endswith(f"{100 * float(chances[best]):.1f} %")
         figure.savefig(tmp_path / "sheet.png")
-        assert len(show_cam(model, x[0], top=1, method="grad_cam").axes) == 2
+        assert len(show_cam(model, x[0], top=1, method="grad_cam").axes) == 3
 
     def test_no_window_is_opened(self):
         code = (

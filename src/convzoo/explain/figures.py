@@ -1,110 +1,191 @@
 """Sheets of pictures: class maps, feature maps, filters. Needs Matplotlib (``pip install convzoo[pictures]``).
 
-Every function returns a Matplotlib figure that no window or global list holds: ``figure.savefig("sheet.png")``.
+Every function returns a Matplotlib figure that no window or global list holds. It shows itself in a notebook, and
+``figure.savefig("sheet.png")`` writes it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
 
+from .._checks import check_count, plural, shorten
+from .._images import is_pil
+from ..models import Classifier
+from .layers import check_model
 from .maps import cam
-from .pictures import colorize, overlay, to_picture
+from .pictures import Colormap, colorize
 from .run import feature_maps
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from .result import CAM
+
+MIN_SIDE = 224  # pixels; smaller images are enlarged to it, so that heat over them is smooth
+NAME_WIDTH = 22  # characters of a title over a panel; longer names are cut
 
 
-def _figure(rows: int, columns: int, cell: float) -> tuple[Figure, Any]:
+def _figure(rows: int, columns: int, cell: float) -> tuple[Any, Any]:
     try:
-        from matplotlib.figure import Figure
+        from ._figure import ShownFigure
     except ImportError as error:
         raise ImportError("sheets of pictures need Matplotlib: pip install 'convzoo[pictures]'") from error
-    figure = Figure(figsize=(columns * cell, rows * cell), layout="constrained")
+    figure = ShownFigure(figsize=(columns * cell, rows * cell), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
     return figure, axes
 
 
-def class_names(model: nn.Module) -> tuple[str, ...]:
-    """The names of the classes that the model's weights tell, in order; empty if they do not."""
-    return tuple(getattr(getattr(model, "weights", None), "classes", ()))
+def _colour_bar(figure: Any, axes: Any, colormap: Colormap, low: float, high: float, label: str) -> None:
+    """A bar beside ``axes`` that tells which value which colour is."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+
+    colours = ListedColormap(colorize(np.linspace(0, 1, 256)[None], colormap)[0])
+    bar = figure.colorbar(ScalarMappable(Normalize(low, high), colours), ax=axes, shrink=0.8, aspect=25, pad=0.02)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+
+
+def model_input(model: nn.Module, images: Any, prepare: bool | Literal["auto"] = False) -> Tensor:
+    """Tensors (C, H, W) or (N, C, H, W) as a batch; pictures as the model's transform makes them.
+
+    Raises:
+        TypeError: pictures, and the model has no transform.
+    """
+    if isinstance(images, Tensor):
+        return images[None] if images.ndim == 3 else images
+    if not isinstance(model, Classifier) or model.transform is None:
+        raise TypeError(
+            f"images must be a tensor (N, C, H, W), got {type(images).__name__}, and the model has no transform that "
+            "says how pictures become its input; convert them, or set model.transform = convzoo.transform(...)"
+        )
+    return model.preprocess(images, prepare=prepare)
 
 
 def show_cam(
     model: nn.Module,
-    image: Tensor,
+    image: Any,
     top: int = 3,
     *,
     names: Sequence[str] | None = None,
     normalize: str = "joint",
-    alpha: float = 0.5,
-    colormap: str = "turbo",
+    alpha: float = 0.75,
+    colormap: Colormap = "turbo",
+    min_side: int = MIN_SIDE,
+    prepare: bool | Literal["auto"] = False,
     **options: Any,
-) -> Figure:
+) -> Any:
     """An image beside the maps of its most probable classes, with their names and probabilities; a row per image.
 
     Args:
         model: see :func:`convzoo.cam`.
-        image: (C, H, W), or (N, C, H, W) for a sheet.
-        top: how many classes.
+        image: (C, H, W), or (N, C, H, W) for a sheet, as the model takes them; or a picture or a list of pictures
+            (PIL, arrays), of a model with a transform, then shown as they are, with heat where the net looked.
+        top: how many classes; all, if the model has fewer.
         names: of all classes, in order; None: those of the model's weights, else numbers.
         normalize: ``"joint"``, one scale for the classes of an image, or ``"max"``, each its own.
-        alpha, colormap: as in :func:`convzoo.overlay`.
-        **options: ``method`` and ``layer`` of :func:`convzoo.cam`; ``mean`` and ``std`` of :func:`convzoo.overlay`.
+        alpha: share of the colour at the peak, see :func:`convzoo.overlay`.
+        colormap: see :func:`convzoo.explain.colorize`.
+        min_side: enlarge small images until their shorter side has so many pixels.
+        prepare: of pictures, as ``model.preprocess`` takes it.
+        **options: ``method``, ``layer`` and the like of :func:`convzoo.cam`; ``mean`` and ``std`` of
+            :func:`convzoo.overlay`.
+
+    Returns:
+        A Matplotlib figure.
 
     Raises:
         ImportError: Matplotlib is not installed.
-        TypeError, ValueError: as :func:`convzoo.cam`.
+        TypeError, ValueError: as :func:`convzoo.cam`; or ``names`` that are not one for each class.
 
     Example:
         >>> import convzoo, torch
         >>> model = convzoo.create_model("resnet18", num_classes=10)
         >>> figure = convzoo.show_cam(model, torch.rand(3, 64, 64))
-        >>> len(figure.axes)
-        4
+        >>> [ax.get_title() != "" for ax in figure.axes]
+        [True, True, True, True, False]
     """
-    images = image[None] if image.ndim == 3 else image
-    look = {name: options.pop(name) for name in ("method", "layer") if name in options}
-    result = cam(model, images, ("top", top), **look)
-    names = class_names(model) if names is None else names
-    chances = result.logits.float().softmax(1).gather(1, result.target)
-    heat = result.heatmap(normalize=normalize)  # type: ignore[arg-type] # heatmap checks it
-    mean, std = options.pop("mean", result.mean), options.pop("std", result.std)
-    figure, axes = _figure(len(images), 1 + top, 2.2)
-    for row, (picture, ax_row) in enumerate(zip(images, axes, strict=True)):
-        ax_row[0].imshow(to_picture(picture, mean, std))
+    model = check_model(model)
+    images = model_input(model, image, prepare)
+    look: dict[str, Any] = {
+        name: options.pop(name) for name in ("mean", "std", "size", "box", "ground") if name in options
+    }
+    result = cam(model, images, ("top", _at_most(model, check_count("top", top))), **options)
+    titles = class_titles(result, names)
+    pictures = [image] if is_pil(image) or isinstance(image, np.ndarray) else images
+    pictures = list(image) if isinstance(image, (list, tuple)) else pictures
+    look = {"alpha": alpha, "colormap": colormap, "min_side": check_count("min_side", min_side), **look}
+    style = {"normalize": normalize, "prepare": prepare, **look}
+    panels = [result.overlay(pictures, k, **style) for k in range(result.maps.shape[1])]
+    plain = result.overlay(pictures, **{**style, "alpha": 0.0})
+    figure, axes = _figure(len(images), 1 + len(panels), 2.3)
+    for row, ax_row in enumerate(axes):
+        ax_row[0].imshow(plain[row])
+        ax_row[0].set_title("image", fontsize=9)
         for k, ax in enumerate(ax_row[1:]):
-            ax.imshow(overlay(picture, heat[row, k], alpha=alpha, colormap=colormap, mean=mean, std=std, **options))
-            number = int(result.target[row, k])
-            name = names[number] if names else f"class {number}"
-            ax.set_title(f"{name}\n{100 * float(chances[row, k]):.1f} %", fontsize=9)
+            ax.imshow(panels[k][row])
+            ax.set_title(titles[row][k], fontsize=9)
+    _colour_bar(
+        figure, axes, colormap, 0, 1, "share of the image's peak" if normalize == "joint" else "share of the peak"
+    )
     return figure
+
+
+def _at_most(model: nn.Module, top: int) -> int:
+    """``top``, or how many classes the model has: two where one logit tells them apart."""
+    classes = model.num_classes if isinstance(model, Classifier) else 0
+    return min(top, max(classes, 2)) if classes else top
+
+
+def class_titles(result: CAM, names: Sequence[str] | None = None) -> list[list[str]]:
+    """What to write over the map of each class of each image: its name and its probability.
+
+    Raises:
+        ValueError: ``names`` are not one for each class.
+    """
+    chances = result.probabilities
+    names = result.classes if names is None else names
+    if result.target is None:
+        return [["what the target says"] * result.maps.shape[1]] * len(result.maps)
+    if isinstance(names, str) or (len(names) and len(names) != chances.shape[1]):
+        raise ValueError(f"names must be one for each of {chances.shape[1]} classes, got {shorten(names)}; pass all")
+    titles = []
+    for row, classes in enumerate(result.target.tolist()):
+        words = []
+        for k, number in enumerate(classes):
+            name = str(names[number]) if len(names) else f"class {number}"
+            name = name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…"
+            empty = "\nnothing speaks for it" if result.empty[row, k] else ""
+            words.append(f"{name}\n{100 * float(chances[row, number]):.1f} %{empty}")
+        titles.append(words)
+    return titles
 
 
 def show_feature_maps(
     model: nn.Module,
-    image: Tensor,
+    image: Any,
     layers: Sequence[str] | str | None = None,
     *,
     max_maps: int = 32,
     columns: int = 16,
-    colormap: str = "viridis",
-) -> Figure:
+    colormap: Colormap = "viridis",
+) -> Any:
     """The maps of one image, layer by layer, as grids; each map from its least value (dark) to its largest.
 
     Args:
         model, layers: see :func:`convzoo.feature_maps`.
-        image: (C, H, W) or (1, C, H, W).
+        image: (C, H, W) or (1, C, H, W); or a picture, of a model with a transform.
         max_maps: show the first so many of each layer.
         columns: maps in a row.
         colormap: see :func:`convzoo.explain.colorize`.
+
+    Returns:
+        A Matplotlib figure.
 
     Raises:
         ImportError: Matplotlib is not installed.
@@ -116,27 +197,30 @@ def show_feature_maps(
         >>> len(figure.axes)
         1
     """
-    images = image[None] if image.ndim == 3 else image
-    if len(images) != 1:
+    model = check_model(model)
+    columns, max_maps = check_count("columns", columns), check_count("max_maps", max_maps)
+    images = model_input(model, image)
+    if images.ndim == 4 and len(images) != 1:
         raise ValueError(f"show_feature_maps takes one image, got {len(images)}; pick one: images[0]")
     found = feature_maps(model, images, layers)
-    grids = {name: _grid(maps[0, :max_maps], columns) for name, maps in found.items() if maps.ndim == 4}
+    grids = {name: maps[0] for name, maps in found.items() if maps.ndim == 4}
     if not grids:
         raise ValueError(f"none of {', '.join(found)} gives maps (N, C, h, w); pass layers that do")
-    counts = {name: found[name].shape[1] for name in grids}
-    titles = {
-        name: f"{name}: {min(max_maps, counts[name])} of {counts[name]} maps, {maps.shape[2]}x{maps.shape[3]}"
-        for name, maps in found.items()
-        if name in grids
-    }
-    white = {name: np.nan_to_num(colorize(grid, colormap), nan=1.0) for name, grid in grids.items()}
-    return _stack({titles[name]: picture for name, picture in white.items()})
+    pictures = {}
+    for name, maps in grids.items():
+        count, height, width = maps.shape
+        shown = maps[:max_maps].float().cpu()
+        low, high = shown.amin((1, 2), keepdim=True), shown.amax((1, 2), keepdim=True)
+        sheet = _tile((shown - low) / (high - low).clamp_min(1e-12), columns)
+        title = f"{name}: {len(shown)} of {plural(count, 'map')}, {height}x{width}"
+        pictures[title] = np.where(np.isnan(sheet)[..., None], 1.0, colorize(np.nan_to_num(sheet), colormap))
+    return _stack(pictures)[0]
 
 
-def show_filters(model: nn.Module, layer: str | None = None, *, max_filters: int = 64, columns: int = 16) -> Figure:
+def show_filters(model: nn.Module, layer: str | None = None, *, max_filters: int = 64, columns: int = 16) -> Any:
     """The kernels of a convolution: in colour where they read three channels, else the mean over their channels.
 
-    All share one scale, on which mid-grey is zero.
+    All share one scale, on which mid-grey is zero; between them it is white.
 
     Args:
         model: any module.
@@ -144,56 +228,64 @@ def show_filters(model: nn.Module, layer: str | None = None, *, max_filters: int
         max_filters: show the first so many.
         columns: kernels in a row.
 
+    Returns:
+        A Matplotlib figure.
+
     Raises:
         ImportError: Matplotlib is not installed.
+        TypeError: not a module.
         ValueError: there is no such convolution.
 
     Example:
         >>> import convzoo
-        >>> len(convzoo.show_filters(convzoo.create_model("lenet5")).axes)
-        1
+        >>> figure = convzoo.show_filters(convzoo.create_model("lenet5"))
+        >>> figure.axes[0].get_title(loc="left")
+        'conv1: 6 of 6 kernels, 5x5, 1 channel'
     """
+    model = check_model(model)
+    columns, max_filters = check_count("columns", columns), check_count("max_filters", max_filters)
     convs = {path: module for path, module in model.named_modules() if isinstance(module, nn.Conv2d)}
-    if layer is None and convs:
-        layer = next(iter(convs))
+    if not convs:
+        raise ValueError(f"{type(model).__name__} has no Conv2d, whose kernels could be shown; pass another net")
+    layer = next(iter(convs)) if layer is None else layer
     if layer not in convs:
-        raise ValueError(f"no convolution {layer!r} in the model; pass one of {', '.join(list(convs)[:4]) or 'none'}")
-    weight = convs[layer].weight.detach().float().cpu()
+        raise ValueError(f"no convolution {shorten(layer)} in the model; pass one of {', '.join(list(convs)[:4])}")
+    weight = convs[layer].weight.detach()
+    if weight.is_meta:
+        raise ValueError(f"the kernels of {layer} are on the meta device and have no numbers; load weights first")
+    weight = weight.float().cpu()
     count, chans, height, width = weight.shape
     kernels = weight[:max_filters] if chans == 3 else weight[:max_filters].mean(1, keepdim=True)
-    scaled = 0.5 + kernels / (2 * kernels.abs().max().clamp_min(1e-12))
-    planes = [_tile(plane, columns, 0.5) for plane in scaled.unbind(1)]
-    picture = np.stack(planes * (3 // len(planes)), -1)
-    return _stack({f"{layer}: {len(kernels)} of {count} kernels, {height}x{width}, {chans} channels": picture})
+    most = float(kernels.nan_to_num(0, 0, 0).abs().max().clamp_min(1e-12))
+    planes = [_tile(plane, columns) for plane in (0.5 + kernels / (2 * most)).clamp(0, 1).unbind(1)]
+    picture = np.nan_to_num(np.stack(planes * (3 // len(planes)), -1), nan=1.0)
+    size = f"{height}x{width}, {plural(chans, 'channel')}"
+    figure, axes = _stack({f"{layer}: {len(kernels)} of {plural(count, 'kernel')}, {size}": picture})
+    label = "weight" if chans in (1, 3) else "mean weight of the channels"
+    _colour_bar(figure, axes, "grey", -most, most, label + (", of each colour" if chans == 3 else ""))
+    return figure
 
 
-def _grid(maps: Tensor, columns: int) -> Any:
-    """Maps (C, h, w), each scaled to 0..1, as one array; between them it is not a number."""
-    maps = maps.float().cpu()
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return _tile((maps - low) / (high - low).clamp_min(1e-12), columns, math.nan)
-
-
-def _tile(maps: Tensor, columns: int, border: float) -> Any:
-    """Maps (C, h, w) side by side in one array, ``border`` between them."""
+def _tile(maps: Tensor, columns: int) -> Any:
+    """Maps (C, h, w) side by side in one array; between them it is not a number."""
     count, height, width = maps.shape
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    gap = max(1, height // 16)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), border, dtype=np.float32)
+    gap = max(1, height // 12)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), math.nan, dtype=np.float32)
     for index, one in enumerate(maps.numpy()):
         top, left = index // columns * (height + gap), index % columns * (width + gap)
         sheet[top : top + height, left : left + width] = one
     return sheet
 
 
-def _stack(pictures: Mapping[str, Any]) -> Figure:
+def _stack(pictures: Mapping[str, Any]) -> tuple[Any, Any]:
     """Pictures (H, W, 3) in 0..1 one below the other, as wide as a page, under their titles."""
     width = 8.0
     heights = [max(0.3, width * picture.shape[0] / picture.shape[1]) for picture in pictures.values()]
     figure, axes = _figure(len(pictures), 1, 1.0)
-    figure.set_size_inches(width, sum(heights) + 0.35 * len(heights))
+    figure.set_size_inches(width, min(60.0, sum(heights) + 0.35 * len(heights)))
     for ax, (title, picture) in zip(axes[:, 0], pictures.items(), strict=True):
         ax.imshow(picture, interpolation="nearest")
         ax.set_title(title, fontsize=9, loc="left")
-    return figure
+    return figure, axes

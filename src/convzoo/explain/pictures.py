@@ -219,8 +219,8 @@ def _check_box(box: Sequence[float]) -> Box:
 def check_heat(heatmap: Any) -> Tensor:
     """A heat-map as a float32 tensor (H, W) in 0..1, or TypeError/ValueError in words."""
     try:
-        heat = checked(torch.as_tensor(heatmap))
-        heat = heat.cpu().float()
+        heat = torch.as_tensor(heatmap)
+        heat = checked(heat.to(torch.uint8) if heat.dtype == torch.bool else heat).cpu().float()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"a heat-map is a tensor or array (H, W) of numbers, got {shorten(heatmap)}; pass r.heatmap()[0, 0]"
