@@ -57,7 +57,12 @@ def check_images(model: nn.Module, images: object) -> Tensor:
 
 
 def mismatch(model: nn.Module, images: Tensor) -> str:
-    """How dtype or device of ``images`` differ from those of the model's parameters; empty if they fit."""
+    """How ``images`` differ from what the model's parameters can be used with; empty if they fit."""
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    chans = first.in_channels if first is not None else 0
+    if images.ndim != 4 or (chans and images.shape[1] != chans):
+        wanted = chans or "C"
+        return f"{name_of(model)} reads images (N, {wanted}, H, W), got {tuple(images.shape)}; convert or stack them"
     parameters = [each for each in model.parameters() if each.is_floating_point()]
     if not parameters:
         return ""
@@ -96,9 +101,9 @@ def run(
         images = images.clone() if images.is_inference() else images.detach()
         try:
             return forward(body, images)
-        except Exception as error:
-            if words := mismatch(model, images):
-                raise TypeError(words) from error
+        except (RuntimeError, ValueError, IndexError) as error:
+            if not isinstance(model, Classifier) and (words := mismatch(model, images)):
+                raise ValueError(words) from error  # what does not fit is the likely cause
             raise
 
 
