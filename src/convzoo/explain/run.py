@@ -46,8 +46,6 @@ def check_images(model: nn.Module, images: object) -> Tensor:
         raise TypeError("images are a tensor with named dimensions; pass images.rename(None)")
     if isinstance(model, Classifier):
         model.check_input(images)
-        if words := mismatch(model, images):
-            raise TypeError(words)
     if images.numel() == 0:
         raise ValueError(f"images have shape {tuple(images.shape)}, which holds none; pass at least one image")
     if not bool(images.isfinite().all()):
@@ -102,9 +100,11 @@ def run(
         try:
             return forward(body, images)
         except (RuntimeError, ValueError, IndexError) as error:
-            if not isinstance(model, Classifier) and (words := mismatch(model, images)):
-                raise ValueError(words) from error  # what does not fit is the likely cause
-            raise
+            if isinstance(model, Classifier) or isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+            shown = f"{tuple(images.shape)} of {images.dtype}"
+            reason = mismatch(model, images) or f"{shorten(str(error), 200)}; pass what the model takes"
+            raise ValueError(f"{name_of(model)} fails on images {shown}: {reason}") from error
 
 
 class Pass:
