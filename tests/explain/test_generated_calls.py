@@ -72,15 +72,15 @@ def odd_images(images: torch.Tensor, pick: random.Random) -> object:
     return pick.choice(
         (
             lambda: (255 * images).to(torch.uint8),
-            lambda: images.half(),
-            lambda: images.bfloat16(),
-            lambda: images.double(),
-            lambda: images.float(),
-            lambda: images.long(),
+            images.half,
+            images.bfloat16,
+            images.double,
+            images.float,
+            images.long,
             lambda: images > 0.5,
             lambda: images.to(torch.complex64),
             lambda: torch.quantize_per_tensor(images.float(), 0.1, 0, torch.quint8),
-            lambda: images.to_sparse(),
+            images.to_sparse,
             lambda: torch.nested.nested_tensor(list(images)),
             lambda: images.to("meta"),
             lambda: images[:0],
@@ -114,16 +114,17 @@ def a_target(count: int, classes: int, pick: random.Random) -> object:
 
 
 def odd_target(count: int, classes: int, pick: random.Random) -> object:
+    whole = torch.zeros(count, dtype=torch.int64)
     return pick.choice(
         (
-            -1, classes, 10**30, 1.5, True, "every", "", b"all", object(), {}, {"a": 1}, {1, 2}, [], [[]], [None], [0.5] * count,
-            ["a"] * count, [[0], [0, 1]], [0] * (count + 1), torch.zeros(count), torch.zeros(count, 1, 1, dtype=torch.int64),
-            torch.zeros(count, dtype=torch.int64, device="meta"), torch.zeros(count, dtype=torch.complex64),
-            torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.int64).to_sparse(), ("top", 0), ("top", -3),
-            ("top", classes + 3), ("top", 1.0), ("top", True), ("top", None), ("top",), ("bottom", 2), np.zeros(count),
-            np.array(["x"] * count), np.array([object()] * count), range(count + 2), nn.Identity, float("nan"), 1j,
-            lambda logits: 3, lambda logits: logits.detach(), lambda logits: logits[0], lambda logits: logits.argmax(1),
-            lambda logits: logits[:0], lambda logits: torch.zeros(len(logits)), lambda logits: logits.sum(),
+            -1, classes, 10**30, 1.5, True, "every", "", b"all", object(), {}, {"a": 1}, {1, 2}, [], [[]], [None],
+            [0.5] * count, ["a"] * count, [[0], [0, 1]], [0] * (count + 1), range(count + 2), NAN, 1j, nn.Identity,
+            whole.float(), whole[:, None, None], whole.to("meta"), whole.to(torch.complex64), whole.bool(),
+            whole.to_sparse(), np.zeros(count), np.array(["x"] * count), np.array([object()] * count),
+            ("top", 0), ("top", -3), ("top", classes + 3), ("top", 1.0), ("top", True), ("top", None), ("top",),
+            ("bottom", 2), lambda logits: 3, lambda logits: logits.detach(), lambda logits: logits[0],
+            lambda logits: logits.argmax(1), lambda logits: logits[:0], lambda logits: torch.zeros(len(logits)),
+            lambda logits: logits.sum(),
         )
     )  # fmt: skip
 
@@ -144,9 +145,9 @@ def odd_layer(model: nn.Module, pick: random.Random) -> object:
     names = [name for name, _ in model.named_modules() if name]
     return pick.choice(
         (
-            "", "nowhere", ".", "..", names[0] + ".", "." + names[0], "weight", 3, 0, b"fc", True, object(), nn.ReLU(), nn.ReLU,
-            [], [[]], [None], [names[0], names[0]], {"a": 1}, lambda: None, "x" * 100_000, torch.zeros(2), np.array(["fc"]),
-            next(model.parameters()), model,
+            "", "nowhere", ".", "..", names[0] + ".", "." + names[0], "weight", 3, 0, b"fc", True, object(), nn.ReLU(),
+            nn.ReLU, [], [[]], [None], [names[0], names[0]], {"a": 1}, lambda: None, "x" * 100_000, torch.zeros(2),
+            np.array(["fc"]), next(model.parameters()), model,
         )
     )  # fmt: skip
 
@@ -191,7 +192,8 @@ def check_result(r: convzoo.CAM, images: torch.Tensor, classes: int) -> None:
     assert r.maps.isfinite().all()
     assert r.maps.dtype in (torch.float32, torch.float64)
     assert r.logits.isfinite().all()
-    assert not (r.maps.requires_grad or r.logits.requires_grad)
+    assert not r.maps.requires_grad
+    assert not r.logits.requires_grad
     if r.target is not None:
         assert r.target.shape == r.maps.shape[:2]
         assert r.target.min() >= 0
