@@ -35,6 +35,7 @@ ABOUT = {
     "dtype": "float16",
     "dataset": {"id": "ylecun/mnist", "name": "MNIST", "split": "test"},
     "dataset_terms": "MNIST is by LeCun, Cortes and Burges.",
+    "license": "mit",
 }
 RECIPE = ("command", "epochs", "batch", "optimizer", "peak_lr", "weight_decay", "ema", "augment", "seed")
 RESULTS = ("command", "held_out_accuracy", "torch", "device", "seconds")  # of a log; all else are settings

@@ -259,6 +259,8 @@ def pack(trainer: Trainer, split: Split, name: str, folder: Path) -> dict[str, A
         "dataset": dataset,
         "dataset_terms": TERMS if args.tag == TAG else "",
         "recipe": recipe,
+        "license": "mit",
+        "repo_id": f"convzoo/{args.arch}.{args.tag}" if args.tag == TAG else None,
         "dtype": "float16",
     }
     trial = convzoo.save_pretrained(model, args.out / "unmeasured", **about)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,10 +16,7 @@ from torch import nn
 
 import convzoo
 from convzoo import WeightsCorrupted, WeightsForbidden, WeightsNotFound, WeightsUnavailable
-from convzoo.__main__ import main
-from convzoo.weights import entries, find
-from convzoo.weights.files import read_tensors
-from convzoo.weights.publish import bundle, export_bundled
+from convzoo.weights.card import escape
 
 # the Hub's client hands its HTTP library bytes in a way that the newer of the two deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -26,19 +26,8 @@ MEASURED = {
     "dataset": {"id": "someone/digits", "split": "test", "name": "Digits"},
     "recipe": {"epochs": 3, "optimizer": "AdamW", "held_out": [98.0, 99.1]},
     "dataset_terms": "by someone, for anyone.",
+    "license": "mit",
 }
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """An empty table and folder in place of the package's own."""
-    place = tmp_path / "package"
-    (place / "bundled").mkdir(parents=True)
-    monkeypatch.setattr(entries, "ENTRIES", place / "entries.json")
-    monkeypatch.setattr(entries, "BUNDLED", place / "bundled")
-    monkeypatch.setattr(find, "hub_folders", list)
-    entries.write_table({}, {})
-    return place
 
 
 # -- into a folder
@@ -85,7 +74,7 @@ TIMM_PRETRAINED_KEYS = {
 
 
 def test_the_model_card(tmp_path):
-    folder = make_folder(tmp_path / "lenet5.made_up", **MEASURED)
+    folder = make_folder(tmp_path / "lenet5.made_up", repo_id="someone/net", **MEASURED)
     _, front, body = (folder / "README.md").read_text().split("---\n", 2)
     meta = yaml.safe_load(front)
     assert meta["library_name"] == "convzoo"
@@ -97,7 +86,7 @@ def test_the_model_card(tmp_path):
     assert result["dataset"] == {"name": "Digits", "type": "someone/digits", "split": "test"}
     assert result["metrics"] == [{"type": "accuracy", "value": 99.2, "name": "accuracy"}]
     for part in (
-        'convzoo.create_model("lenet5", pretrained="convzoo/lenet5.made_up")',
+        'convzoo.create_model("lenet5", pretrained="someone/net")',
         "| parameters | 61,706 |",
         "| multiply-accumulates | 416,520 |",
         "28 x 28 (bilinear",
@@ -161,11 +150,27 @@ def test_saving_over_a_folder_in_use(tmp_path):
         ({"metrics": {"top1": 99.0}}, "metrics need n"),
         ({"dtype": "int8"}, "dtype must be one of float32"),
         ({"interpolation": "lanczos"}, "interpolation must be one of"),
+        ({"tag": "x" * 101}, "tag must be letters"),
+        ({"tag": 3}, "tag must be letters"),
+        ({"std": [float("nan")]}, "std must be finite"),
+        ({"std": 1e-320}, "std"),
+        ({"mean": "0.5"}, "mean needs 1 values|mean must be a number"),
+        ({"crop_pct": 0}, "crop_pct"),
+        ({"crop_pct": float("nan")}, "crop_pct must be finite"),
+        ({"metrics": {"top1": 150, "n": 10}}, r"top1 is in percent, 0 to 100, got 150"),
+        ({"metrics": {"top1": 99, "n": -3}}, r"at least 1, got -3"),
+        ({"metrics": {"top1": 99, "n": 1.5}}, r"must be a whole number, got 1.5"),
+        ({"metrics": {"top1": float("nan"), "n": 3}}, "must be finite"),
+        ({"recipe": {"loss": float("inf")}}, r"recipe\['loss'\] must be finite"),
+        ({"recipe": {"model": object}}, r"recipe\['model'\] must be text, a number"),
+        ({"repo_id": "../../etc"}, "repo_id must be 'owner/name'"),
+        ({"repo_id": 'a/b") evil('}, "repo_id must be 'owner/name'"),
+        ({"license": ""}, "license must not be empty"),
     ],
 )
 def test_what_cannot_be_saved(tmp_path, change, words):
     arguments = {"tag": "x", "mean": 0.0, "std": 1.0, **change}
-    with pytest.raises((ValueError, WeightsCorrupted), match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         convzoo.save_pretrained(convzoo.create_model("lenet5"), tmp_path / "a", **arguments)
     assert list(tmp_path.iterdir()) == []
 
@@ -180,6 +185,96 @@ def test_numbers_that_float16_cannot_hold(tmp_path):
     model.fc3.bias.data[0] = 1e6
     with pytest.raises(ValueError, match=r"fc3.bias holds numbers that torch.float16 cannot"):
         convzoo.save_pretrained(model, tmp_path / "a", tag="x", mean=0, std=1, dtype="float16")
+
+
+def test_numbers_of_numpy_and_torch(tmp_path):
+    folder = make_folder(
+        tmp_path / "a",
+        mean=np.float32(0.5),
+        std=torch.tensor([0.25]),
+        crop_pct=np.float64(0.5),
+        metrics={"top1": np.float32(50.5), "top5": torch.tensor(75.25), "n": np.int64(10)},
+        recipe={"rates": np.linspace(0, 1, 3), "epochs": np.int8(3), "augment": np.bool_(True), "log": tmp_path},
+        classes=np.array(list("abcdefghij")),
+    )
+    info = convzoo.create_model("lenet5", pretrained=folder).weights
+    assert (info.mean, info.std, info.crop_pct, info.classes[1]) == ((0.5,), (0.25,), 0.5, "b")
+    assert info.metrics == {"top1": 50.5, "top5": 75.25, "n": 10}
+    assert info.recipe == {"rates": [0.0, 0.5, 1.0], "epochs": 3, "augment": True, "log": str(tmp_path)}
+
+
+# -- what a card says
+
+
+def test_a_card_claims_nothing_that_is_not_known(tmp_path):
+    card = (make_folder(tmp_path / "a", "mnist_net") / "README.md").read_text()
+    for claim in ("convzoo/", "license:", "mit", "trained on", "none:", "None", "nan"):
+        assert claim not in card, claim
+    assert "no licence is stated" in card
+    assert 'create_model("mnist_net", pretrained="path/to/this/folder")' in card
+    assert "no paper of its own" in card
+
+
+def test_licence_and_terms_belong_to_numbers(tmp_path):
+    folder = make_folder(tmp_path / "a", **{**MEASURED, "license": "cc-by-4.0"})
+    model = convzoo.create_model("lenet5", pretrained=folder)
+
+    def saved(name, **more):
+        info = convzoo.create_model(
+            "lenet5", pretrained=convzoo.save_pretrained(model, tmp_path / name, **more)
+        ).weights
+        return info.license, info.dataset_terms, info.dataset
+
+    assert saved("same") == ("cc-by-4.0", "by someone, for anyone.", {})
+    assert saved("stated", license="mit", dataset_terms="") == ("mit", "", {})
+    with torch.no_grad():
+        model.conv1.weight[0, 0, 0, 0] += 1e-3  # trained on, on who knows what
+    assert saved("other") == ("unknown", "", {})
+    bundled = convzoo.create_model("lenet5", pretrained=True)
+    info = convzoo.create_model("lenet5", pretrained=convzoo.save_pretrained(bundled, tmp_path / "b")).weights
+    assert (info.license, info.dataset_terms) == (bundled.weights.license, bundled.weights.dataset_terms)
+
+
+HOSTILE = 'a|b <script>alert(1)</script>\n\n# [x](javascript:y) ![z](http://e) `c` **d** _e_ & ~f~ "g" \\ $h$'
+
+
+def test_a_card_shows_what_it_is_given_as_text(tmp_path):
+    folder = make_folder(
+        tmp_path / "a",
+        recipe={HOSTILE: HOSTILE, "list": [HOSTILE]},
+        dataset={"id": HOSTILE, "name": HOSTILE},
+        dataset_terms=HOSTILE,
+        license=HOSTILE,
+        classes=[HOSTILE + str(index) for index in range(10)],
+    )
+    front, body = (folder / "README.md").read_text().split("---\n", 2)[1:]
+    assert yaml.safe_load(front)["license"] == HOSTILE
+    assert "datasets" not in yaml.safe_load(front)
+    shown = (
+        r"a\|b &lt;script>alert(1)&lt;/script> # \[x\](javascript:y) \!\[z\](http://e) \`c\` \*\*d\*\* \_e\_ &amp; "
+        r'\~f\~ "g" \\ \$h\$'
+    )
+    assert body.count(shown) == 2 + 1 + 1 + 1 + 10  # recipe, data set, terms, licence, classes
+    assert "<script" not in body
+    assert "javascript" not in body.replace(shown, "").replace("javascript:y", "", 1)  # the list, as JSON
+
+
+def test_escaping_leaves_no_markup_and_loses_nothing():
+    draw = random.Random(0)
+    for _ in range(2000):
+        text = "".join(draw.choice("ab1 .|<>&`*_[]()~$!#+-\\\n\tä") for _ in range(draw.randrange(1, 30)))
+        escaped = escape(text)
+        assert "\n" not in escaped
+        rest = re.sub(r"\\[\\`*_\[\]|~$!]", "", escaped)
+        assert not re.search(r"[\\`*\[\]|~$!<]", rest), text
+        back = re.sub(r"\\([^\w\s]|_)", r"\1", escaped).replace("&lt;", "<").replace("&amp;", "&")
+        assert back == " ".join(text.split())
+
+
+def test_long_texts_are_cut_in_a_card(tmp_path):
+    long = "x" * 1_000_000
+    folder = make_folder(tmp_path / "a", recipe={"note": long, long: 1}, dataset={"name": long}, dataset_terms=long)
+    assert (folder / "README.md").stat().st_size < 10_000
 
 
 # -- onto the Hub
@@ -247,7 +342,7 @@ def test_who_may_not_publish(hub, tmp_path, monkeypatch):
 
 
 def test_what_is_not_sound_is_not_published(hub, tmp_path):
-    folder = make_folder(tmp_path / "a")
+    folder = make_folder(tmp_path / "a", license="mit")
     card = (folder / "README.md").read_text()
     (folder / "README.md").write_text(
         card.replace("  results:\n  - task:\n", "  results:\n  - tusk:\n").replace("license: mit", "license: [mit")
@@ -262,95 +357,7 @@ def test_what_is_not_sound_is_not_published(hub, tmp_path):
         convzoo.push_to_hub(folder, "alice/net", token="hf_good")
 
 
-# -- into the package
-
-
-def test_a_bundled_model_loads_without_a_network(package, tmp_path, monkeypatch):
-    folder = make_folder(tmp_path / "run", dtype="float16", **MEASURED)
-    (folder / "log.json").write_text('{"seed": 0}')
-    info = bundle(folder)
-    assert {path.name for path in (package / "bundled").iterdir()} == {
-        "lenet5.made_up.safetensors",
-        "lenet5.made_up.json",
-    }
-    monkeypatch.setattr("convzoo.weights.hub.Repository", None)
-    for model in (
-        convzoo.create_model("lenet5", pretrained=True),
-        convzoo.create_model("lenet5", pretrained="made_up"),
-        convzoo.create_model("lenet5", pretrained="lenet5.made_up"),
-        convzoo.create_model("lenet5.made_up", pretrained=True),
-    ):
-        assert same(model, convzoo.create_model("lenet5", pretrained=folder))
-        assert model.weights.source == "package"
-        assert model.weights.metrics["top1"] == 99.2
-    assert convzoo.list_weights() == convzoo.list_models(pretrained=True) == ["lenet5.made_up"]
-    assert convzoo.weight_info("lenet5.made_up") == info
-    assert info.bundled
-    assert info.repo_id == "convzoo/lenet5.made_up"
-
-
-def test_the_first_tag_is_the_default_until_another_is_chosen(package, tmp_path):
-    for seed, tag in enumerate(("one", "two", "three")):
-        bundle(make_folder(tmp_path / tag, tag=tag, seed=seed), default=True if tag == "three" else None)
-        expected = {"one": "one", "two": "one", "three": "three"}[tag]
-        assert convzoo.create_model("lenet5", pretrained=True).weights.tag == expected
-    assert convzoo.list_weights("*.t*") == ["lenet5.three", "lenet5.two"]
-
-
-def test_a_damaged_package_is_told(package, tmp_path):
-    bundle(make_folder(tmp_path / "run"))
-    path = package / "bundled" / "lenet5.made_up.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(WeightsCorrupted, match="the package is damaged: install convzoo again"):
-        convzoo.create_model("lenet5", pretrained=True)
-
-
-def test_what_does_not_get_into_the_package(package, tmp_path, monkeypatch):
-    folder = make_folder(tmp_path / "run")
-    monkeypatch.setattr("convzoo.weights.publish.PACKAGE_LIMIT", 1000)
-    with pytest.raises(ValueError, match="1,000 are allowed"):
-        bundle(folder)
-    assert bundle(folder, copy=False).name == "lenet5.made_up"
-    assert list((package / "bundled").iterdir()) == []
-    (folder / "config.json").unlink()
-    (folder / "model.safetensors").write_bytes(b"")
-    with pytest.raises(WeightsCorrupted):
-        bundle(folder)
-
-
-def test_did_you_mean(package, tmp_path):
-    bundle(make_folder(tmp_path / "run"))
-    with pytest.raises(WeightsNotFound, match=r"no weights 'lenet5.madeup'; did you mean 'lenet5.made_up'"):
-        convzoo.create_model("lenet5", pretrained="madeup")
-    with pytest.raises(TypeError, match="named by a string"):
-        convzoo.weight_info(3)
-
-
-def test_entries_come_from_folders_and_the_hub_in_that_order(package, hub, tmp_path, monkeypatch):
-    """The package, CONVZOO_WEIGHTS, the cache, the Hub: each takes over when the one before is gone."""
-    folder = make_folder(tmp_path / "hub" / "lenet5.made_up")
-    bundle(folder)
-    commit = convzoo.push_to_hub(folder, token="hf_good")
-    entries.write_table({"lenet5.made_up": bundle(folder)}, {"lenet5": "made_up"})
-    from convzoo.weights.publish import pin
-
-    pin("lenet5.made_up", commit)
-    monkeypatch.setattr(find, "hub_folders", lambda: [tmp_path / "hub"] if (tmp_path / "hub").is_dir() else [])
-    hub.clear()
-
-    def source():
-        return convzoo.create_model("lenet5", pretrained=True).weights.source
-
-    assert source() == "package"
-    (package / "bundled" / "lenet5.made_up.safetensors").unlink()
-    assert source() == str(folder)
-    assert hub.requests() == []
-    (tmp_path / "hub").rename(tmp_path / "gone")
-    assert source() == f"convzoo/lenet5.made_up@{commit}"
-    assert len(hub.requests("GET")) == 2
-    hub.clear()
-    assert source() == f"convzoo/lenet5.made_up@{commit}"
-    assert hub.requests() == []
+# -- found again
 
 
 def test_folders_of_repositories(tmp_path, monkeypatch):
@@ -367,47 +374,3 @@ def test_folders_of_repositories(tmp_path, monkeypatch):
     edit.write_bytes(edit.read_bytes()[:-1] + b"x")
     with pytest.raises(WeightsCorrupted, match="sha256"):
         convzoo.create_model("lenet5", pretrained="folder_a")
-
-
-# -- from the command line
-
-
-def test_publishing_from_the_command_line(package, hub, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("HF_TOKEN", "hf_good")
-    folder = make_folder(tmp_path / "hub" / "lenet5.made_up", **MEASURED)
-    assert main(["bundle", str(folder)]) == 0
-    assert main(["publish", str(folder)]) == 0
-    commit = hub.repos["convzoo/lenet5.made_up"].branches["main"]
-    assert capsys.readouterr().out.splitlines()[-1] == f"convzoo/lenet5.made_up@{commit}"
-    assert convzoo.weight_info("lenet5.made_up").revision == commit
-    assert main(["publish", "--owner", "alice", "lenet5.made_up"]) == 0  # from the package
-    assert hub.files("alice/lenet5.made_up")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
-    assert main(["weights"]) == 0
-    assert "in the package" in capsys.readouterr().out.splitlines()[-1]
-    assert main(["publish", "--owner", "alice", "no.such"]) == 2
-    assert "there are no weights 'no.such'" in capsys.readouterr().err
-
-
-def test_a_repository_from_the_package(package, tmp_path):
-    folder = make_folder(tmp_path / "run", dtype="float16", **MEASURED)
-    bundle(folder)
-    exported = export_bundled("lenet5.made_up", tmp_path / "out")
-    assert (exported / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
-    assert "| top-1 | 99.20 %" in (exported / "README.md").read_text()
-    assert json.loads((exported / "config.json").read_text()) == json.loads((folder / "config.json").read_text())
-    assert read_tensors(exported / "model.safetensors").keys() == convzoo.create_model("lenet5").state_dict().keys()
-
-
-def test_predicting_from_the_command_line(package, tmp_path, capsys):
-    from PIL import Image
-
-    bundle(make_folder(tmp_path / "run", classes=[f"digit {digit}" for digit in range(10)]))
-    Image.new("RGB", (60, 40), "white").save(tmp_path / "white.png")
-    assert main(["predict", str(tmp_path / "white.png"), "--weights", "lenet5.made_up", "--top", "2"]) == 0
-    path, answers = capsys.readouterr().out.strip().split(": ")
-    assert path == str(tmp_path / "white.png")
-    assert len(answers.split(", ")) == 2
-    assert answers.startswith("digit ")
-    assert answers.endswith(" %")
-    assert main(["predict", str(tmp_path / "no.png"), "--weights", "lenet5.made_up"]) == 2
-    assert main(["predict", "x.png", "--weights", "lenet5"]) == 0 or "No such file" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""``convzoo weights``, ``predict``, ``bundle`` and ``publish``: what weights there are, used and handed on."""
+"""``convzoo weights``, ``predict`` and ``publish``: what weights there are, used and handed on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from .. import registry
 from ..weights import list_weights, push_to_hub, weight_info
-from ..weights.entries import OWNER, read_table
+from ..weights.find import find_path
 
 
 def add_commands(subparsers: Any) -> None:
-    """Add the four."""
+    """Add the three."""
     parser = subparsers.add_parser("weights", help="name the weights, with size and accuracy")
     parser.add_argument("pattern", nargs="?", default="*", help="wildcards, as in '*.mnist'")
     parser.set_defaults(run=run_weights)
@@ -24,17 +24,9 @@ def add_commands(subparsers: Any) -> None:
     parser.add_argument("--top", type=int, default=3, help="how many classes to name (default 3)")
     parser.set_defaults(run=run_predict)
 
-    parser = subparsers.add_parser("bundle", help="put trained weights into the package (for maintainers)")
+    parser = subparsers.add_parser("publish", help="upload weights to the Hub")
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a folder that save_pretrained wrote")
-    parser.add_argument("--default", action="store_true", default=None, help="make them what pretrained=True means")
-    parser.add_argument("--entry-only", action="store_true", help="write the entry, leave the file where it is")
-    parser.set_defaults(run=run_bundle)
-
-    parser = subparsers.add_parser("publish", help="upload weights to the Hub (for maintainers)")
-    parser.add_argument(
-        "folders", nargs="+", metavar="FOLDER", help="a folder that save_pretrained wrote, or weights of the package"
-    )
-    parser.add_argument("--owner", default=OWNER, help=f"account or organisation (default {OWNER})")
+    parser.add_argument("--owner", required=True, help="your account or organisation")
     parser.add_argument("--private", action="store_true", help="make new repositories private")
     parser.set_defaults(run=run_publish)
 
@@ -75,29 +67,9 @@ def run_predict(args: argparse.Namespace) -> None:
             print(f"  {note}", file=sys.stderr)
 
 
-def run_bundle(args: argparse.Namespace) -> None:
-    """Print what got into the table."""
-    from ..weights.publish import bundle
-
-    for folder in args.folders:
-        info = bundle(folder, default=args.default, copy=not args.entry_only)
-        print(f"{info.name}: {info.size:,} bytes, sha256 {info.sha256}")
-
-
 def run_publish(args: argparse.Namespace) -> None:
-    """Print the commit of each; an entry of the table is pinned to it if it is the same file."""
-    import tempfile
-
-    from ..weights.find import find_path
-    from ..weights.publish import export_bundled, pin
-
-    for source in args.folders:
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(source) if Path(source).is_dir() else export_bundled(source, Path(temporary) / source)
-            found = find_path(folder).info
-            name = found.name if found else folder.name
-            commit = push_to_hub(folder, f"{args.owner}/{name}", private=args.private)
-        entry = read_table()[0].get(name)
-        if args.owner == OWNER and found and entry and entry.sha256 == found.sha256:
-            pin(name, commit)
-        print(f"{args.owner}/{name}@{commit}")
+    """Print the commit of each."""
+    for folder in args.folders:
+        info = find_path(folder).info
+        repo_id = f"{args.owner}/{info.name if info else folder.name}"
+        print(f"{repo_id}@{push_to_hub(folder, repo_id, private=args.private)}")

@@ -168,18 +168,6 @@ def read_table() -> tuple[dict[str, WeightInfo], dict[str, str]]:
     return _read(ENTRIES, ENTRIES.stat().st_mtime_ns)
 
 
-def write_table(entries: Mapping[str, WeightInfo], defaults: Mapping[str, str]) -> None:
-    """Write ``entries.json`` anew, in one step."""
-    from .files import write_text
-
-    table = {
-        "schema": 1,
-        "defaults": dict(sorted(defaults.items())),
-        "weights": {name: entries[name].to_json() for name in sorted(entries)},
-    }
-    write_text(ENTRIES, json.dumps(table, indent=1, ensure_ascii=False) + "\n")
-
-
 def all_entries() -> dict[str, WeightInfo]:
     """The table's entries, and those of the folders in ``CONVZOO_WEIGHTS``."""
     from .find import folder_entries

@@ -1,37 +1,42 @@
-"""The way out: a model into a folder in the Hub's layout, a folder into the package."""
+"""Saving: a model into a folder in the layout of a Hub repository."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import registry
+from .._checks import check_count, check_number, check_text, shorten
+from .._modules import unwrap
 from ..models import Classifier
 from ..profiling import profile
+from . import find, fit, layouts
 from .card import make_card
-from .entries import FILE_NAME, OWNER, WeightInfo, bundled_path, read_table, weight_info, write_table
-from .errors import WeightsNotFound
-from .files import replacing, sha256_of, write_tensors, write_text
-from .find import CONFIG_NAME, find_path
+from .entries import FILE_NAME, WeightInfo, bundled_path
+from .errors import WeightsError
+from .files import read_tensors, sha256_of, write_tensors, write_text
+from .folder import write_folder
+from .load import create_pretrained
+from .plain import as_built
 from .preprocess import CROP_MODES, INTERPOLATIONS
 from .schema import make_config, name_classes, read_info
 
+REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 CARD_NAME, LOG_NAME = "README.md", "log.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-PACKAGE_LIMIT = 16_000_000  # bytes of weights that travel in the package
 
 
 def save_pretrained(
-    model: Classifier,
+    model: Classifier | nn.Module,
     folder: str | os.PathLike[str],
     *,
     tag: str | None = None,
@@ -51,10 +56,13 @@ def save_pretrained(
 ) -> Path:
     """Write a model as a repository: ``model.safetensors``, ``config.json`` and a model card.
 
-    What is not given is taken from ``model.transform`` and ``model.weights`` where that still holds.
+    What is not given is taken from ``model.transform`` and ``model.weights`` where that still holds. Before the folder
+    appears, the model is held against a freshly built one, and the files are loaded once; so what is there can be
+    loaded.
 
     Args:
-        model: a model of the zoo.
+        model: a model of the zoo, of which tensors and the head may have been replaced; compiled, data-parallel and
+            averaged models are saved as what is inside.
         folder: made if need be; other files in it stay.
         tag: what the weights were made from, such as ``"mnist"``; letters, digits, ``_`` and ``-``.
         classes: names of the classes in order; or, where the data set identifies them otherwise, a mapping in
@@ -68,17 +76,19 @@ def save_pretrained(
         metrics: ``top1`` and ``top5`` in percent, and ``n``, the number of images they were measured on.
         dataset: ``id`` on the Hub, ``split`` of the metrics, ``name``.
         recipe: how it was trained: names and values.
-        license: of the weights (``"mit"``).
-        dataset_terms: what the data set's owners ask for.
+        license: of the weights, such as ``"mit"``; by default that of the loaded weights if their numbers are
+            unchanged, else none is stated.
+        dataset_terms: what the data set's owners ask for; by default likewise.
         dtype: of the numbers in the file: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
-        repo_id: where it will be published; ``convzoo/ARCHITECTURE.TAG`` by default.
+        repo_id: ``owner/name`` on the Hub, where it will be published; the card then says so.
 
     Returns:
         The folder.
 
     Raises:
-        TypeError: not a model of the zoo.
-        ValueError: something missing or out of range.
+        TypeError: not a model of the zoo, or a value of the wrong kind.
+        ValueError: something missing or out of range, or the model was changed so that it could not be loaded.
+        OSError: the folder cannot be written; it is as it was.
 
     Example:
         >>> import convzoo, tempfile
@@ -87,51 +97,39 @@ def save_pretrained(
         >>> convzoo.create_model("lenet5", pretrained=folder).weights.name
         'lenet5.mine'
     """
-    if not isinstance(model, Classifier):
+    inner = unwrap(model) if isinstance(model, nn.Module) else model
+    if not isinstance(inner, Classifier):
         raise TypeError(
-            f"a model of the zoo can be saved, got {type(model).__name__}; pass the model itself, unwrapped"
+            f"a model of the zoo can be saved, got {type(inner).__name__}; pass what create_model gave, or use "
+            "safetensors.torch.save_file"
         )
+    model, name = inner, inner.config.name
+    folder = Path(folder)
     old = model.weights
-    if old is not None and old.num_classes == model.num_classes and classes is None:
-        named: dict[str, Any] = {
-            "classes": old.classes,
-            "class_ids": old.class_ids,
-            "class_descriptions": old.class_descriptions,
-        }
-    else:
-        named = _name_classes(classes)
+    tag = tag if tag is not None else (old.tag if old else None)
+    if not isinstance(tag, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", tag):
+        raise ValueError(f"tag must be letters, digits, _ and -, got {shorten(tag)}; pass e.g. tag='mnist'")
+    if repo_id is not None and not REPOSITORY.fullmatch(check_text("repo_id", repo_id)):
+        raise ValueError(f"repo_id must be 'owner/name', got {shorten(repo_id)}; pass e.g. 'me/{name}.{tag}'")
     seen = model.transform
     if seen is not None and seen.in_chans != model.in_chans:
         seen = None
     if seen is not None:
         mean, std = (seen.mean if mean is None else mean), (seen.std if std is None else std)
-    tag = tag if tag is not None else (old.tag if old else None)
-    name = model.config.name
-    if tag is None or not re.fullmatch(r"[A-Za-z0-9_-]+", tag):
-        raise ValueError(f"tag must be letters, digits, _ and -, got {tag!r}; pass e.g. tag='mnist'")
     if mean is None or std is None:
         raise ValueError(
             f"mean and std of the training images of {name} are not known; pass mean= and std= per channel, of images "
             "scaled to 0..1 (0 and 1 if that was all), or set model.transform"
         )
-    named["classes"] = named["classes"] or tuple(map(str, range(model.num_classes)))
-    if len(named["classes"]) != model.num_classes:
-        raise ValueError(
-            f"{name} has {model.num_classes} classes, got {len(named['classes'])} names; pass one for each, in order"
-        )
-    if metrics and not isinstance(metrics.get("n"), int):
-        raise ValueError(f"metrics need n, the number of images measured, got {dict(metrics)!r}; add 'n': ...")
-    _choose("dtype", dtype, DTYPES)
-    state = {key: _cast(key, value, DTYPES[dtype]) for key, value in model.state_dict().items()}
-    counted = profile(model, (model.in_chans, *model.img_size))
+    number_type = DTYPES[_choose("dtype", dtype, DTYPES)]
     info = WeightInfo(
         name=f"{name}.{tag}",
         architecture=name,
         tag=tag,
-        repo_id=repo_id or f"{OWNER}/{name}.{tag}",
+        repo_id=repo_id or "",
         dtype=dtype,
         num_classes=model.num_classes,
-        **named,
+        **_name_classes(model, classes),
         in_chans=model.in_chans,
         img_size=seen.img_size if seen else model.img_size,
         mean=_per_channel("mean", mean, model.in_chans),
@@ -139,54 +137,123 @@ def save_pretrained(
         interpolation=_choose(
             "interpolation", interpolation or (seen.interpolation if seen else "bilinear"), INTERPOLATIONS
         ),
-        crop_pct=crop_pct if crop_pct is not None else (seen.crop_pct if seen else 1.0),
+        crop_pct=check_number("crop_pct", crop_pct if crop_pct is not None else (seen.crop_pct if seen else 1.0)),
         crop_mode=_choose("crop_mode", crop_mode or (seen.crop_mode if seen else "center"), CROP_MODES),
         preparation=seen.preparation if seen else "",
         temperature=old.temperature if old else 1.0,
-        metrics=dict(metrics or {}),
-        dataset=dict(dataset or {}),
-        recipe=dict(recipe or {}),
-        license=license or (old.license if old else "mit"),
-        dataset_terms=dataset_terms if dataset_terms is not None else (old.dataset_terms if old else ""),
+        metrics=_check_metrics(metrics or {}),
+        dataset=_plain("dataset", dict(dataset or {})),
+        recipe=_plain("recipe", dict(recipe or {})),
+        license="unknown" if license is None else check_text("license", license, empty=False),
+        dataset_terms="" if dataset_terms is None else check_text("dataset_terms", dataset_terms),
         model_args=_changed_options(model),
-        num_params=counted.params,
-        macs=counted.macs,
     )
-    described = make_config(model, info)
-    read_info(described, "save_pretrained")  # what would not be read is not written
+    try:
+        read_info(make_config(model, info), "what was passed to save_pretrained")
+    except WeightsError as error:  # what would not be read is not written
+        raise ValueError(f"{error}") from error
+    plain = as_built(model)
+    if old and (license is None or dataset_terms is None) and _unchanged(plain, old):
+        info = replace(
+            info,
+            license=old.license if license is None else info.license,
+            dataset_terms=old.dataset_terms if dataset_terms is None else info.dataset_terms,
+        )
+    counted = profile(plain, (plain.in_chans, *info.img_size))
+    info = replace(info, num_params=counted.params, macs=counted.macs)
+    state = {key: _cast(key, value, number_type) for key, value in plain.state_dict().items()}
+    described = make_config(plain, info)
 
-    return _write_repository(
-        Path(folder), model, info, lambda path: write_tensors(path, state, {"format": "pt", "convzoo": described})
-    )
+    def write(path: Path) -> None:
+        write_tensors(path, state, {"format": "pt", "convzoo": described})
+
+    def check(staging: Path) -> None:
+        loaded = create_pretrained(name, staging).state_dict()
+        wrong = [key for key, value in state.items() if not torch.equal(loaded[key], value.cpu().to(loaded[key].dtype))]
+        if wrong and not any(value.isnan().any() for value in state.values()):
+            raise ValueError(f"{wrong[0]} of this {name} was not read back as it was written; save it again")
+
+    return write_repository(folder, plain, info, write, check)
 
 
-def _name_classes(classes: Sequence[str] | Mapping[str, str] | None) -> dict[str, Any]:
+def _name_classes(model: Classifier, classes: Sequence[str] | Mapping[str, str] | None) -> dict[str, Any]:
     """Names, identifiers and descriptions, as :class:`WeightInfo` has them."""
+    old, name = model.weights, model.config.name
+    if classes is None:
+        if old is not None and old.num_classes == model.num_classes and old.classes:
+            return {key: getattr(old, key) for key in ("classes", "class_ids", "class_descriptions")}
+        return {"classes": tuple(map(str, range(model.num_classes)))}
+    if len(classes) != model.num_classes:
+        raise ValueError(
+            f"{name} has {model.num_classes} classes, got {len(classes)} names; pass one for each, in order"
+        )
     if isinstance(classes, Mapping):
         described = {str(identifier): str(text) for identifier, text in classes.items()}
         texts = tuple(described.values())
         return {"classes": name_classes(described), "class_ids": tuple(described), "class_descriptions": texts}
-    return {"classes": tuple(map(str, classes or ()))}
+    return {"classes": tuple(map(str, classes))}
 
 
 def _choose(what: str, value: str, allowed: Any) -> str:
     if value not in allowed:
-        raise ValueError(f"{what} must be one of {', '.join(allowed)}, got {value!r}; pass one of these")
+        raise ValueError(f"{what} must be one of {', '.join(allowed)}, got {shorten(value)}; pass one of these")
     return value
 
 
 def _per_channel(what: str, values: Sequence[float] | float, chans: int) -> tuple[float, ...]:
-    numbers = (float(values),) * chans if isinstance(values, (int, float)) else tuple(float(value) for value in values)
+    """One number a channel; one for all is repeated."""
+    given: list[Any]
+    try:
+        given = list(values)  # type: ignore[arg-type]
+    except TypeError:  # one number, of Python, numpy or torch
+        given = [values] * chans
+    numbers = tuple(check_number(what, value.item() if isinstance(value, Tensor) else value) for value in given)
     if len(numbers) != chans:
         raise ValueError(f"{what} needs {chans} values, one a channel, got {len(numbers)}; pass one number for all")
     return numbers
+
+
+def _check_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured, as plain numbers."""
+    checked = _plain("metrics", dict(metrics))
+    if checked:
+        if "n" not in checked:
+            raise ValueError(f"metrics need n, the number of images measured, got {shorten(checked)}; add 'n': ...")
+        checked["n"] = check_count("n, the number of images measured,", checked["n"])
+    for key in {"top1", "top5"} & checked.keys():
+        percent = check_number(key, checked[key])
+        if not 0 <= percent <= 100:
+            raise ValueError(f"{key} is in percent, 0 to 100, got {percent:g}; pass 100 times the share that was right")
+    return checked
+
+
+def _plain(what: str, value: Any) -> Any:
+    """``value`` as JSON keeps it, with the numbers of numpy and torch as Python's.
+
+    Raises:
+        TypeError: something that JSON has no word for.
+        ValueError: a number that is not finite.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): _plain(f"{what}[{shorten(key)}]", each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(what, each) for each in value]
+    if hasattr(value, "tolist"):  # numpy, torch
+        return _plain(what, value.tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{what} must be finite, got {value}; leave it out, or write it as text")
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise TypeError(f"{what} must be text, a number, a list or a dict of these, got {type(value).__name__}; convert it")
 
 
 def _cast(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if not tensor.is_floating_point():
         return tensor
     cast = tensor.to(dtype)
-    if tensor.isfinite().all() and not cast.isfinite().all():
+    if not torch.equal(tensor.isfinite(), cast.isfinite()):
         raise ValueError(f"{key} holds numbers that {dtype} cannot; pass dtype='float32'")
     return cast
 
@@ -197,100 +264,45 @@ def _changed_options(model: Classifier) -> dict[str, Any]:
     return {option: value for option, value in model.config.options.items() if value != usual[option]}
 
 
-def _write_repository(folder: Path, model: Classifier, info: WeightInfo, write_file: Callable[[Path], object]) -> Path:
-    """The three files, made beside the folder and moved there whole; ``config.json``, with the hash, comes last."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+def _unchanged(plain: Classifier, old: WeightInfo) -> bool:
+    """Whether the model still has the numbers of the weights that it was loaded with, which are read again."""
     try:
-        file = staging / FILE_NAME
-        write_file(file)
-        info = replace(info, sha256=sha256_of(file), size=file.stat().st_size)
-        write_text(staging / CARD_NAME, make_card(model, info))
-        write_text(staging / CONFIG_NAME, _to_json(make_config(model, info)))
-        folder.mkdir(exist_ok=True)
-        for name in (FILE_NAME, CARD_NAME, CONFIG_NAME):
-            (staging / name).replace(folder / name)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return folder
-
-
-def _to_json(value: Any) -> str:
-    import json
-
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
-def export_bundled(name: str, folder: str | os.PathLike[str]) -> Path:
-    """Write weights of the package as a repository, the file byte for byte as the entry pins it.
-
-    Raises:
-        WeightsNotFound: the package has none of that name.
-    """
-    info = weight_info(name)
-    source = bundled_path(name)
-    if not source.is_file():
-        raise WeightsNotFound(f"the weights {name} do not travel in the package; download them from {info.repo_id}")
-    model = registry.create_model(name, pretrained=True)
-    return _write_repository(Path(folder), model, info, lambda path: shutil.copyfile(source, path))
-
-
-def bundle(folder: str | os.PathLike[str], *, default: bool | None = None, copy: bool = True) -> WeightInfo:
-    """Put a folder that :func:`save_pretrained` wrote into the package: its file, its log, its entry in the table.
-
-    For maintainers, in a checkout. The weights are loaded once first, so that what does not load does not get in.
-
-    Args:
-        folder: with ``model.safetensors`` and ``config.json``, and the training's ``log.json`` if there is one.
-        default: make these what ``pretrained=True`` means; None: if the architecture has no default yet.
-        copy: False writes the entry alone, for weights that live on the Hub or in ``weights/hub``.
-
-    Returns:
-        The entry.
-
-    Raises:
-        WeightsError: the folder is not sound, or does not fit its architecture.
-        ValueError: the package would outgrow its limit.
-    """
-    folder = Path(folder)
-    info = find_path(folder).info
-    if info is None or not info.tag:
-        raise WeightsNotFound(f"the folder {folder} has no {CONFIG_NAME} with a tag; write it with save_pretrained")
-    registry.create_model(info.architecture, pretrained=folder)
-    source, target = folder / FILE_NAME, bundled_path(info.name)
-    table = read_table()
-    entries, defaults = dict(table[0]), dict(table[1])
-    before = entries.get(info.name)
-    info = replace(
-        info,
-        repo_id=f"{OWNER}/{info.name}",
-        sha256=sha256_of(source),
-        size=source.stat().st_size,
-        revision=before.revision if before and before.sha256 == sha256_of(source) else None,
-        source="",
+        if old.source == "package":
+            path = bundled_path(old.name)
+        elif "@" in old.source and not Path(old.source).exists():
+            path = find.find_repository(old.repo_id, old.revision, find.Access(local_files_only=True)).path
+        else:
+            path = find.find_path(Path(old.source)).path
+        state = layouts.convert(read_tensors(path), plain, old.layout)
+    except (WeightsError, OSError):
+        return False
+    own = plain.state_dict()
+    return not any(fit.differences(own, state)) and all(
+        torch.equal(own[key].cpu(), state[key].to(own[key].dtype)) for key in own
     )
-    if copy:
-        others = sum(path.stat().st_size for path in target.parent.glob("*.safetensors") if path != target)
-        if others + source.stat().st_size > PACKAGE_LIMIT:
-            raise ValueError(
-                f"the package's weights would take {others + source.stat().st_size:,} bytes, {PACKAGE_LIMIT:,} are "
-                "allowed; keep these on the Hub (copy=False)"
-            )
-        target.parent.mkdir(exist_ok=True)
-        copies = [(source, target)]
-        if (folder / LOG_NAME).is_file():
-            copies.append((folder / LOG_NAME, target.with_suffix(".json")))
-        for origin, place in copies:
-            with replacing(place) as temporary:
-                shutil.copyfile(origin, temporary)
-    entries[info.name] = info
-    if default or (default is None and info.architecture not in defaults):
-        defaults[info.architecture] = info.tag
-    write_table(entries, defaults)
-    return info
 
 
-def pin(name: str, commit: str) -> None:
-    """Write into the table that the weights ``name`` are published as ``commit``."""
-    entries, defaults = read_table()
-    write_table({**entries, name: replace(entries[name], revision=commit)}, defaults)
+def write_repository(
+    folder: Path,
+    model: Classifier,
+    info: WeightInfo,
+    write: Callable[[Path], object],
+    check: Callable[[Path], object] = lambda staging: None,
+) -> Path:
+    """Write the file (by ``write``), its description and its card as one; before they appear, ``check`` looks at them.
+
+    Raises:
+        OSError: something cannot be written; ``folder`` is as it was.
+    """
+
+    def fill(staging: Path) -> None:
+        file = staging / FILE_NAME
+        write(file)
+        stated = replace(info, sha256=sha256_of(file), size=file.stat().st_size)
+        write_text(staging / CARD_NAME, make_card(model, stated))
+        config = json.dumps(make_config(model, stated), indent=2, ensure_ascii=False)
+        write_text(staging / find.CONFIG_NAME, config + "\n")
+        check(staging)
+
+    write_folder(folder, fill, FILE_NAME, find.CONFIG_NAME)
+    return folder

@@ -14,14 +14,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._checks import check_choice, check_count, check_img_size, check_number, check_text, shorten
 from .entries import WeightInfo
 from .errors import WeightsCorrupted
+from .files import reading
+from .layouts import LAYOUTS
 from .preprocess import CROP_MODES, INTERPOLATIONS, PREPARATIONS
 
 if TYPE_CHECKING:
     from ..models import Classifier
 
 SCHEMA = 1
+MAX_BYTES = 16 << 20  # of a description; the names of 20,000 classes take two million
+MAX_CHANNELS, MAX_CLASSES = 4096, 10_000_000
+MAX_SIDE, MIN_CROP = 8192, 0.1  # pixels of an image before it is cropped, and the part of it that is left
+TINY, HUGE = 1e-6, 1e6  # bounds of mean and std, of images scaled to 0..1
 
 
 def make_config(model: Classifier, info: WeightInfo) -> dict[str, Any]:
@@ -98,10 +105,12 @@ def _read_classes(config: Mapping[str, Any], num_classes: int) -> dict[str, Any]
     labels = config.get("label_names", config.get("labels")) or ()
     if isinstance(labels, Mapping):  # {"0": name, ...}
         labels = [labels[key] for key in sorted(labels, key=int)]
+    if not isinstance(labels, (list, tuple)):
+        raise TypeError(f"label_names must be a list, got {type(labels).__name__}")
     labels = tuple(str(label) for label in labels)
     if len(labels) != num_classes:
         return {}
-    texts = dict(config.get("label_descriptions") or {})
+    texts = _mapping("label_descriptions", config.get("label_descriptions"))
     own = "convzoo" in config  # we write descriptions for identifiers only
     if not texts or not (own or all(re.search(r"[^\W\d_]{2}", label) is None for label in labels)):
         return {"classes": labels}
@@ -117,16 +126,21 @@ def read_config(path: Path) -> dict[str, Any]:
     """The content of a ``config.json``.
 
     Raises:
-        WeightsCorrupted: it is not one JSON object.
+        WeightsCorrupted: it is not one JSON object, or longer than any description is.
+        WeightsError: the file cannot be read, see :func:`~convzoo.weights.files.reading`.
     """
-    return parse_config(path.read_bytes(), str(path))
+    with reading(path), path.open("rb") as file:
+        text = file.read(MAX_BYTES + 1)
+    return parse_config(text, str(path))
 
 
 def parse_config(text: str | bytes, where: str) -> dict[str, Any]:
     """``text`` as one JSON object, or WeightsCorrupted that names ``where`` it stood."""
+    if len(text) > MAX_BYTES:
+        raise WeightsCorrupted(f"{where} is longer than {MAX_BYTES:,} bytes, so it is no description of weights")
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsCorrupted(f"{where} is not JSON ({error}); fetch or write it again") from error
     if not isinstance(config, dict):
         raise WeightsCorrupted(f"{where} holds {type(config).__name__}, not an object; fetch or write it again")
@@ -137,90 +151,126 @@ def read_info(config: Mapping[str, Any], where: str, *, repo_id: str = "", revis
     """What a ``config.json`` says of its weights; ours, timm's, or timm's older one without ``pretrained_cfg``.
 
     Raises:
-        WeightsCorrupted: something needed is missing or of the wrong kind.
+        WeightsCorrupted: something needed is missing, of the wrong kind or out of all bounds.
     """
-    ours = config.get("convzoo")
-    pretrained = config.get("pretrained_cfg", config)
     try:
-        own = dict(ours or {})
-        architecture = str(config["architecture"])
-        tag = str(pretrained.get("tag") or "")
-        in_chans, height, width = (int(value) for value in pretrained["input_size"])
-        num_classes = int(config.get("num_classes", pretrained.get("num_classes", 1000)))
-        info = WeightInfo(
-            name=f"{architecture}.{tag}" if tag else architecture,
-            architecture=architecture,
-            tag=tag,
-            repo_id=repo_id,
-            revision=revision,
-            sha256=own.get("sha256"),
-            size=own.get("size"),
-            dtype=str(own.get("dtype", "float32")),
-            num_classes=num_classes,
-            **_read_classes(config, num_classes),
-            in_chans=in_chans,
-            img_size=(height, width),
-            mean=_per_channel(pretrained["mean"], in_chans),
-            std=_per_channel(pretrained["std"], in_chans),
-            interpolation=str(pretrained.get("interpolation") or "bilinear"),
-            crop_pct=float(pretrained.get("crop_pct") or 1.0),
-            crop_mode=str(pretrained.get("crop_mode") or "center"),
-            preparation=str(own.get("preparation") or ""),
-            temperature=float(own.get("temperature", 1.0)),
-            metrics=dict(own.get("metrics") or {}),
-            dataset=dict(own.get("dataset") or {}),
-            recipe=dict(own.get("recipe") or {}),
-            license=str(pretrained.get("license") or "unknown"),
-            dataset_terms=str(own.get("dataset_terms") or ""),
-            model_args=_options(dict(config.get("model_args") or {}), num_classes, in_chans),
-            num_params=own.get("num_params"),
-            macs=own.get("macs"),
-            layout=str(own.get("key_layout", "convzoo")) if ours else "timm",
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        return _read_info(config, repo_id, revision)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        words = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise WeightsCorrupted(
-            f"{where} does not describe weights ({type(error).__name__}: {error}); it needs architecture and, in "
-            "pretrained_cfg, input_size [C, H, W], mean and std"
+            f"{where} does not describe weights ({words}); it needs architecture and, in pretrained_cfg, input_size "
+            "[C, H, W], mean and std: correct it, or get another copy"
         ) from error
-    _check(info, where)
-    return info
 
 
-def _per_channel(values: Any, in_chans: int) -> tuple[float, ...]:
-    numbers = tuple(float(value) for value in values)
+def _read_info(config: Mapping[str, Any], repo_id: str, revision: str | None) -> WeightInfo:
+    pretrained = _mapping("pretrained_cfg", config.get("pretrained_cfg", config))
+    own = _mapping("convzoo", config.get("convzoo"))
+    model_args = _mapping("model_args", config.get("model_args"))
+    architecture = check_text("architecture", config["architecture"], empty=False)
+    tag = check_text("tag", pretrained.get("tag") or "")
+    in_chans, height, width = pretrained["input_size"]
+    # what the model was made with goes before what its images are said to be: timm keeps both
+    in_chans = _first(model_args.pop("in_chans", None), in_chans)
+    num_classes = config.get("num_classes", pretrained.get("num_classes", 1000))
+    num_classes = _first(model_args.pop("num_classes", None), num_classes)
+    height, width = check_img_size(_first(model_args.pop("img_size", None), (height, width)))
+    in_chans = check_count("channels", in_chans, most=MAX_CHANNELS)
+    num_classes = check_count("num_classes", num_classes, least=0, most=MAX_CLASSES)
+    crop_pct = check_number("crop_pct", _first(pretrained.get("crop_pct"), 1.0))
+    if not MIN_CROP <= crop_pct <= 1 or max(height, width) / crop_pct > MAX_SIDE:
+        raise ValueError(
+            f"crop_pct {crop_pct:g} of images of {height}x{width}; {MIN_CROP} to 1 is sane, {MAX_SIDE} pixels a side"
+        )
+    temperature = check_number("temperature", own.get("temperature", 1.0))
+    if not 1e-3 <= temperature <= 1e3:
+        raise ValueError(f"a temperature of {temperature:g}, where 0.001 to 1000 is sane")
+    interpolation = pretrained.get("interpolation") or "bilinear"
+    if interpolation != "random":  # timm's, for training
+        check_choice("interpolation", interpolation, INTERPOLATIONS)
+    layout = own.get("key_layout", "convzoo") if own else "timm"
+    return WeightInfo(
+        name=f"{architecture}.{tag}" if tag else architecture,
+        architecture=architecture,
+        tag=tag,
+        repo_id=repo_id,
+        revision=revision,
+        sha256=_hash(own.get("sha256")),
+        size=_optional_count("size", own.get("size")),
+        dtype=check_text("dtype", own.get("dtype", "float32")),
+        num_classes=num_classes,
+        **_read_classes(config, num_classes),
+        in_chans=in_chans,
+        img_size=(height, width),
+        mean=_per_channel("mean", pretrained["mean"], in_chans),
+        std=_per_channel("std", pretrained["std"], in_chans, positive=True),
+        interpolation=interpolation,
+        crop_pct=crop_pct,
+        crop_mode=str(check_choice("crop_mode", pretrained.get("crop_mode") or "center", CROP_MODES)),
+        preparation=str(check_choice("preparation", own.get("preparation") or "", PREPARATIONS)),
+        temperature=temperature,
+        metrics=_metrics(_mapping("metrics", own.get("metrics"))),
+        dataset=_mapping("dataset", own.get("dataset")),
+        recipe=_mapping("recipe", own.get("recipe")),
+        license=str(pretrained.get("license") or "unknown"),
+        dataset_terms=check_text("dataset_terms", own.get("dataset_terms") or ""),
+        model_args=_options(model_args),
+        num_params=_optional_count("num_params", own.get("num_params")),
+        macs=_optional_count("macs", own.get("macs")),
+        layout=str(check_choice("key_layout", layout, tuple(LAYOUTS))),
+    )
+
+
+def _mapping(what: str, value: Any) -> dict[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"{what} must be an object, got {type(value).__name__}")
+    return dict(value or {})
+
+
+def _first(value: Any, otherwise: Any) -> Any:
+    return otherwise if value is None else value
+
+
+def _optional_count(what: str, value: Any) -> int | None:
+    return None if value is None else check_count(what, value, least=0)
+
+
+def _hash(value: Any) -> str | None:
+    if value is not None and not re.fullmatch(r"[0-9a-f]{64}", check_text("sha256", value)):
+        raise ValueError(f"sha256 must be 64 hexadecimal digits, got {shorten(value)}")
+    return value
+
+
+def _metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+    """What was measured; the accuracies must be numbers, since they are printed as such."""
+    for key in {"top1", "top5"} & metrics.keys():
+        if not 0 <= check_number(key, metrics[key]) <= 100:
+            raise ValueError(f"{key} must be 0 to 100, got {metrics[key]}")
+    if metrics.get("n") is not None:
+        check_count("n", metrics["n"])
+    return metrics
+
+
+def _per_channel(what: str, values: Any, in_chans: int, *, positive: bool = False) -> tuple[float, ...]:
+    numbers = tuple(check_number(what, value) for value in values)
     if len(numbers) == 1:
         numbers *= in_chans
     if len(numbers) != in_chans:
-        raise ValueError(f"{len(numbers)} values of mean or std for {in_chans} channels")
+        raise ValueError(f"{len(numbers)} values of {what} for {in_chans} channels")
+    for value in numbers:
+        if not (TINY <= abs(value) <= HUGE or value == 0) or (positive and value <= 0):
+            raise ValueError(f"{what} {value:g}, where {'' if positive else '0 or '}{TINY:g} to {HUGE:g} is sane")
     return numbers
 
 
-def _options(model_args: dict[str, Any], num_classes: int, in_chans: int) -> dict[str, Any]:
-    """The options of the architecture, less what timm writes beside them: what stands elsewhere in the file, what is
-    never otherwise here, and rates that matter in training only."""
-    known = {"num_classes": num_classes, "in_chans": in_chans, "global_pool": "avg", "aux_logits": False}
+def _options(model_args: dict[str, Any]) -> dict[str, Any]:
+    """The options of the architecture, less what timm writes beside them: its defaults (null), what is never
+    otherwise here, and rates that matter in training only."""
+    never = {"global_pool": "avg", "aux_logits": False}
     return {
         str(key): tuple(value) if isinstance(value, list) else value  # JSON has no tuples; the options do
         for key, value in model_args.items()
-        if not (key in known and known[key] == value) and not key.endswith(("drop_rate", "drop_path_rate"))
+        if value is not None
+        and not (key in never and never[key] == value)
+        and not key.endswith(("drop_rate", "drop_path_rate"))
     }
-
-
-def _check(info: WeightInfo, where: str) -> None:
-    wrong = None
-    if min(info.in_chans, *info.img_size) < 1 or info.num_classes < 0:
-        wrong = f"sizes below 1: {(info.in_chans, *info.img_size)}, {info.num_classes} classes"
-    elif not all(value > 0 for value in info.std):
-        wrong = f"std {info.std}"
-    elif not 0 < info.crop_pct <= 1:
-        wrong = f"crop_pct {info.crop_pct}"
-    elif info.interpolation not in INTERPOLATIONS and info.interpolation != "random":
-        wrong = f"interpolation {info.interpolation!r}, not one of {', '.join(INTERPOLATIONS)}"
-    elif info.crop_mode not in CROP_MODES:
-        wrong = f"crop_mode {info.crop_mode!r}, not one of {', '.join(CROP_MODES)}"
-    elif info.preparation not in PREPARATIONS:
-        wrong = f"preparation {info.preparation!r}, not one of {', '.join(map(repr, PREPARATIONS))}"
-    elif not 1e-3 <= info.temperature <= 1e3:
-        wrong = f"temperature {info.temperature}"
-    if wrong:
-        raise WeightsCorrupted(f"{where} says {wrong}; correct it or get another copy")
