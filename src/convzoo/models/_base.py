@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..weights import WeightInfo
     from ..weights.preprocess import Transform
+    from ._features import FeatureInfo
 
 
 class AuxLogits(NamedTuple):
@@ -49,6 +50,10 @@ class Classifier(nn.Module):
         can_checkpoint: whether :meth:`set_grad_checkpointing` works.
         classifier_name: path of the last layer, the one that :meth:`reset_classifier` replaces.
         stages: stage name to path of the module whose output ends the stage, from the image inwards.
+        feature_layers: paths of the modules whose outputs are the maps of a backbone, from the image inwards: the last
+            maps of every resolution, before the pooling that halves them, and what :meth:`forward_features` returns.
+        aux_heads: names of the auxiliary heads, if the net was built with them.
+        feature_info: of a backbone (``create_model(name, features_only=True)``) the maps that it returns; else None.
         weights: what is known of the weights, for a model made with pretrained ones; else None. Without class names
             and accuracy once the head is another, None once the first layer is.
         cam_method: how :func:`convzoo.cam` explains this net when it is left to choose.
@@ -63,6 +68,9 @@ class Classifier(nn.Module):
     cam_method: Literal["cam", "hires_cam", "attention"] = "cam"
     cam_layer: str = ""
     stages: dict[str, str]
+    feature_layers: tuple[str, ...]
+    aux_heads: tuple[str, ...] = ()
+    feature_info: FeatureInfo | None = None
     num_features: int
 
     def __init__(self, config: ModelConfig, *, min_size: int = 1, min_size_why: str = "") -> None:
@@ -129,16 +137,28 @@ class Classifier(nn.Module):
             mark(first_layer(self), info.name)
             mark(output_layer(find_module(self, self.classifier_name)), info.name)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, in_chans, H, W) to the last maps (N, C, h, w), or to tokens (N, L, D)."""
+    def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
+        """Images (N, in_chans, H, W) to the last maps (N, C, h, w), or to tokens (N, L, D).
+
+        A list given as ``maps`` gets the outputs of :attr:`feature_layers` appended, each (N, C, h, w).
+        """
         raise TypeError(f"{type(self).__name__} defines no forward_features; a classifier must")
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """What :meth:`forward_features` gives, to logits; with ``pre_logits`` to features (N, num_features)."""
         raise TypeError(f"{type(self).__name__} defines no forward_head; a classifier must")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
+        """Images (N, in_chans, H, W) to logits (N, num_classes); in a backbone to a list of maps (N, C, h, w)."""
+        if self.feature_info is not None:
+            return self.forward_maps(x, self.feature_info.out_indices)
         return self.forward_head(self.forward_features(x))
+
+    def forward_maps(self, x: Tensor, indices: tuple[int, ...]) -> list[Tensor]:
+        """Images (N, in_chans, H, W) to the maps (N, C, h, w) of the :attr:`feature_layers` with these indices."""
+        maps: list[Tensor] = []
+        self.forward_features(x, maps=maps)
+        return [maps[index] for index in indices]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Train in less memory: keep only what enters each block, and compute the block again in the backward pass.
@@ -180,6 +200,16 @@ class Classifier(nn.Module):
         for block in blocks:
             x = self._run(block, x)
         return x
+
+    def leave_out_after(self, path: str, stand_in: nn.Module) -> None:
+        """Put ``stand_in`` for every module with parameters that is registered, and so runs, after that at ``path``."""
+        module: nn.Module = self
+        for name in path.split("."):
+            names = list(module._modules)
+            for later in names[names.index(name) + 1 :]:
+                if _has_parameters(module._modules[later]):
+                    module._modules[later] = stand_in
+            module = module.get_submodule(name)
 
     def fixed_tables(self) -> list[str]:
         """Paths of parameters that are constants of the architecture: no gradient reaches them, whatever is set."""
@@ -319,6 +349,17 @@ def class_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     if scaled.shape[-1] == 1:
         return torch.cat([-scaled, scaled], -1).sigmoid()
     return scaled.softmax(-1)
+
+
+def _has_parameters(module: nn.Module | None) -> bool:
+    return module is not None and any(True for _ in module.parameters())
+
+
+def note(maps: list[Tensor] | None, x: Tensor) -> Tensor:
+    """``x``, which is appended to ``maps`` where somebody wants them."""
+    if maps is not None:
+        maps.append(x)
+    return x
 
 
 def global_average(maps: Tensor) -> Tensor:

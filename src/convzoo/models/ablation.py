@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, global_average
+from ._base import Classifier, global_average, note
 from ._config import ModelConfig, Rate
 from ._init import centred_sigmoid_, he_normal_, identity_, normal_, without_default_init
 
@@ -93,9 +93,9 @@ class Branches(nn.Module):
         return torch.cat([self.branch1x1(x), self.branch3x3(x), self.branch5x5(x), self.branch_pool(x)], 1)
 
 
-def make_stage(stage: int, chans: int, config: AblationConfig) -> nn.Sequential:
+def make_stage(stage: int, config: AblationConfig) -> nn.Sequential:
     """Convolutions of one stage, each normalised where asked and activated; the size of the maps is kept."""
-    width = WIDTHS[stage - 1]
+    chans, width = (config.in_chans, *WIDTHS)[stage - 1 : stage + 1]
     if stage in config.branched:
         convolutions: list[nn.Module] = [Branches(chans, config)]
     elif config.convolution == "two 3x3":
@@ -116,19 +116,21 @@ class AblationCNN(Classifier):
     num_features = 1024
     cam_layer = "stage6"
     stages = {f"stage{stage}": f"stage{stage}" for stage in range(1, 7)}
+    feature_layers = tuple(stages)
     config: AblationConfig
-    stage6: nn.Sequential
 
     def __init__(self, config: AblationConfig) -> None:
         super().__init__(config, min_size=32, min_size_why="five 2x2 poolings")
         self.fixed_size = not config.gap
         self.cam_method = "cam" if config.gap else "hires_cam"
         height, width = (side // 32 for side in self.img_size)
-        chans = config.in_chans
         with without_default_init():
-            for stage in range(1, 7):
-                self.add_module(f"stage{stage}", make_stage(stage, chans, config))
-                chans = WIDTHS[stage - 1]
+            self.stage1 = make_stage(1, config)
+            self.stage2 = make_stage(2, config)
+            self.stage3 = make_stage(3, config)
+            self.stage4 = make_stage(4, config)
+            self.stage5 = make_stage(5, config)
+            self.stage6 = make_stage(6, config)
             self.pool = nn.MaxPool2d(2)
             self.fc1 = nn.Identity() if config.gap else nn.Linear(1024 * height * width, 1024)
             self.activation = nn.Identity() if config.gap else make_activation(config)
@@ -149,11 +151,14 @@ class AblationCNN(Classifier):
                 first = next(layer for layer in self.modules() if isinstance(layer, nn.Conv2d))
                 centred_sigmoid_(module, after_sigmoid=module is not first)
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
-        for stage in range(1, 6):
-            x = self.pool(self.get_submodule(f"stage{stage}")(x))  # (N, WIDTHS[stage - 1], H / 2^stage, W / 2^stage)
-        return self.stage6(x)  # (N, 1024, H/32, W/32)
+        x = self.pool(note(maps, self.stage1(x)))  # (N, 64, H/2, W/2)
+        x = self.pool(note(maps, self.stage2(x)))  # (N, 128, H/4, W/4)
+        x = self.pool(note(maps, self.stage3(x)))  # (N, 256, H/8, W/8)
+        x = self.pool(note(maps, self.stage4(x)))  # (N, 512, H/16, W/16)
+        x = self.pool(note(maps, self.stage5(x)))  # (N, 1024, H/32, W/32)
+        return note(maps, self.stage6(x))  # (N, 1024, H/32, W/32)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         flat = global_average(features) if self.config.gap else features.flatten(1)

@@ -19,7 +19,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier
+from ._base import Classifier, note
 from ._config import ModelConfig, Rate
 from ._init import he_normal_, normal_, without_default_init
 
@@ -51,6 +51,7 @@ class AlexNet(Classifier):
     cam_method = "hires_cam"
     cam_layer = "features.11"
     stages = {"stage1": "features.2", "stage2": "features.5", "stage3": "features.12"}
+    feature_layers = ("features.1", "features.4", "features.11", "features.12")
 
     def __init__(self, config: AlexNetConfig) -> None:
         super().__init__(config, min_size=63, min_size_why="an 11x11 convolution of stride 4 and three 3x3/2 poolings")
@@ -95,9 +96,15 @@ class AlexNet(Classifier):
             else:
                 he_normal_(module)
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
-        return self.features(x)
+        if maps is None:
+            return self.features(x)  # (N, 256, 6, 6) at 224
+        for name, layer in self.features.named_children():
+            x = layer(x)
+            if f"features.{name}" in self.feature_layers:
+                note(maps, x)
+        return x
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.avgpool(features).flatten(1)  # (N, 9216)
@@ -109,6 +116,7 @@ class AlexNet2012(AlexNet):
 
     cam_layer = "features.13"
     stages = {"stage1": "features.3", "stage2": "features.7", "stage3": "features.14"}
+    feature_layers = ("features.2", "features.6", "features.13", "features.14")
 
     @staticmethod
     def make_features(config: AlexNetConfig) -> Sequence[nn.Module]:

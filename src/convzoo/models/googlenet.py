@@ -17,13 +17,13 @@ a 4x4 grid, which is what the paper's 5x5/3 pooling leaves at 224. Dropout of th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import AuxLogits, Classifier, global_average
+from ._base import AuxLogits, Classifier, global_average, note
 from ._config import ModelConfig, Rate
 from ._init import he_normal_, identity_, normal_, without_default_init
 
@@ -49,19 +49,6 @@ VARIANTS = (
     ),  # 6,624,904; with aux 13,004,888
     GoogLeNetConfig(name="googlenet_sparse_bn", batch_norm="sparse"),  # 7,001,688; with 16 classes 5,993,088
 )
-
-# Table 1: 1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; pool projection
-BLOCKS = {
-    "3a": (64, 96, 128, 16, 32, 32),
-    "3b": (128, 128, 192, 32, 96, 64),
-    "4a": (192, 96, 208, 16, 48, 64),
-    "4b": (160, 112, 224, 24, 64, 64),
-    "4c": (128, 128, 256, 24, 64, 64),
-    "4d": (112, 144, 288, 32, 64, 64),
-    "4e": (256, 160, 320, 32, 128, 128),
-    "5a": (256, 160, 320, 32, 128, 128),
-    "5b": (384, 192, 384, 48, 128, 128),
-}
 
 
 class ConvUnit(nn.Module):
@@ -123,9 +110,9 @@ class GoogLeNet(Classifier):
 
     num_features = 1024
     can_checkpoint = True
+    feature_layers = ("conv1", "lrn2", "norm3b", "inception4e", "norm5b")
     stages = {"stem": "maxpool2", "stage1": "norm3b", "stage2": "inception4e", "stage3": "norm5b"}
     config: GoogLeNetConfig
-    inception4a: Inception
 
     def __init__(self, config: GoogLeNetConfig) -> None:
         smallest = 31 if config.last_pool == "3x3" else 15
@@ -142,16 +129,22 @@ class GoogLeNet(Classifier):
             self.conv3 = ConvUnit(64, 192, config, kernel=3)
             self.lrn2 = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0) if config.lrn else nn.Identity()
             self.maxpool2 = nn.MaxPool2d(3, 2, ceil_mode=True)
-            chans = 192
-            for name, widths in BLOCKS.items():
-                block = Inception(chans, widths, config)
-                chans = block.out_chans
-                self.add_module(f"inception{name}", block)
-                if name in ("3b", "5b"):
-                    self.add_module(f"norm{name}", nn.BatchNorm2d(chans) if sparse else nn.Identity())
+            # table 1: 1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; pool projection
+            self.inception3a = Inception(192, (64, 96, 128, 16, 32, 32), config)
+            self.inception3b = Inception(256, (128, 128, 192, 32, 96, 64), config)
+            self.norm3b = nn.BatchNorm2d(480) if sparse else nn.Identity()
+            self.inception4a = Inception(480, (192, 96, 208, 16, 48, 64), config)
+            self.inception4b = Inception(512, (160, 112, 224, 24, 64, 64), config)
+            self.inception4c = Inception(512, (128, 128, 256, 24, 64, 64), config)
+            self.inception4d = Inception(512, (112, 144, 288, 32, 64, 64), config)
+            self.inception4e = Inception(528, (256, 160, 320, 32, 128, 128), config)
+            self.inception5a = Inception(832, (256, 160, 320, 32, 128, 128), config)
+            self.inception5b = Inception(832, (384, 192, 384, 48, 128, 128), config)
+            self.norm5b = nn.BatchNorm2d(1024) if sparse else nn.Identity()
             self.maxpool3 = nn.MaxPool2d(3, 2, ceil_mode=True)
             self.maxpool4 = nn.MaxPool2d(int(config.last_pool[0]), 2, ceil_mode=True)
             if config.aux:
+                self.aux_heads = ("aux1", "aux2")
                 self.aux1 = AuxHead(512, config)
                 self.aux2 = AuxHead(528, config)
             self.dropout = nn.Dropout(config.dropout)
@@ -169,38 +162,41 @@ class GoogLeNet(Classifier):
 
     def reset_classifier(self, num_classes: int) -> None:
         super().reset_classifier(num_classes)
-        if self.config.aux:
-            for head in ("aux1.fc2", "aux2.fc2"):
-                self._replace(head, self.make_classifier(num_classes))
+        for head in self.aux_heads:
+            self._replace(f"{head}.fc2", nn.Linear(1024, num_classes) if num_classes else nn.Identity())
 
-    def _blocks(self, x: Tensor, *names: str) -> Tensor:
-        for name in names:
-            x = self._run(self.get_submodule(name), x)
-        return x
-
-    def _to_4a(self, x: Tensor) -> Tensor:
+    def _to_4a(self, x: Tensor, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
-        x = self.lrn1(self.maxpool1(self.conv1(x)))  # (N, 64, H/4, W/4)
-        x = self.maxpool2(self.lrn2(self.conv3(self.conv2(x))))  # (N, 192, H/8, W/8)
-        x = self._blocks(x, "inception3a", "inception3b", "norm3b")  # (N, 480, H/8, W/8)
+        x = note(maps, self.conv1(x))  # (N, 64, H/2, W/2)
+        x = self.maxpool1(x)
+        x = self.lrn1(x)  # (N, 64, H/4, W/4)
+        x = note(maps, self.lrn2(self.conv3(self.conv2(x))))  # (N, 192, H/4, W/4)
+        x = self.maxpool2(x)
+        x = self._run(self.inception3a, x)  # (N, 256, H/8, W/8)
+        x = note(maps, self.norm3b(self._run(self.inception3b, x)))  # (N, 480, H/8, W/8)
         return self._run(self.inception4a, self.maxpool3(x))  # (N, 512, H/16, W/16)
 
     def _to_4d(self, x: Tensor) -> Tensor:
-        return self._blocks(x, "inception4b", "inception4c", "inception4d")  # (N, 528, H/16, W/16)
+        x = self._run(self.inception4b, x)  # (N, 512, H/16, W/16)
+        x = self._run(self.inception4c, x)  # (N, 512, H/16, W/16)
+        return self._run(self.inception4d, x)  # (N, 528, H/16, W/16)
 
-    def _to_5b(self, x: Tensor) -> Tensor:
-        x = self.maxpool4(self._blocks(x, "inception4e"))  # (N, 832, H/32, W/32)
-        return self._blocks(x, "inception5a", "inception5b", "norm5b")  # (N, 1024, H/32, W/32)
+    def _to_5b(self, x: Tensor, maps: list[Tensor] | None = None) -> Tensor:
+        x = note(maps, self._run(self.inception4e, x))  # (N, 832, H/16, W/16)
+        x = self.maxpool4(x)
+        x = self._run(self.inception5a, x)  # (N, 832, H/32, W/32)
+        return note(maps, self.norm5b(self._run(self.inception5b, x)))  # (N, 1024, H/32, W/32)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        return self._to_5b(self._to_4d(self._to_4a(x)))
+    def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
+        return self._to_5b(self._to_4d(self._to_4a(x, maps)), maps)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.dropout(global_average(features))  # (N, 1024)
         return x if pre_logits else self.fc(x)
 
-    def forward(self, x: Tensor) -> Tensor | AuxLogits:  # type: ignore[override]
-        if not (self.training and self.config.aux):
+    def forward(self, x: Tensor) -> Any:
+        """As of every classifier; with auxiliary heads in training mode :class:`AuxLogits`."""
+        if not (self.training and self.aux_heads):
             return super().forward(x)
         x4a = self._to_4a(x)
         x4d = self._to_4d(x4a)

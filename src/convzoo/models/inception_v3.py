@@ -13,6 +13,7 @@ Weights have the names that the field uses (Conv2d_1a_3x3 ... Mixed_7c, fc).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.fx
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import register
-from ._base import AuxLogits, Classifier, global_average
+from ._base import AuxLogits, Classifier, global_average, note
 from ._config import ModelConfig, Rate
 from ._init import he_normal_, identity_, normal_, without_default_init
 
@@ -192,6 +193,7 @@ class InceptionV3(Classifier):
 
     num_features = 2048
     can_checkpoint = True
+    feature_layers = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c")
     stages = {"stem": "maxpool2", "stage1": "Mixed_5d", "stage2": "Mixed_6e", "stage3": "Mixed_7c"}
     config: InceptionV3Config
 
@@ -214,6 +216,7 @@ class InceptionV3(Classifier):
             self.Mixed_6d = InceptionC(768, 160)
             self.Mixed_6e = InceptionC(768, 192)
             if config.aux:
+                self.aux_heads = ("AuxLogits",)
                 self.AuxLogits = AuxHead(768, config.num_classes)
             self.Mixed_7a = InceptionD(768)
             self.Mixed_7b = InceptionE(1280)
@@ -233,33 +236,39 @@ class InceptionV3(Classifier):
 
     def reset_classifier(self, num_classes: int) -> None:
         super().reset_classifier(num_classes)
-        if self.config.aux:
-            self._replace("AuxLogits.fc", nn.Linear(768, num_classes) if num_classes else nn.Identity())
+        for head in self.aux_heads:
+            self._replace(f"{head}.fc", nn.Linear(768, num_classes) if num_classes else nn.Identity())
 
-    def _mixed(self, x: Tensor, *names: str) -> Tensor:
-        for name in names:
-            x = self._run(self.get_submodule(f"Mixed_{name}"), x)
-        return x
-
-    def _to_6e(self, x: Tensor) -> Tensor:
+    def _to_6e(self, x: Tensor, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
-        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))  # (N, 64, 147, 147) at 299
-        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(self.maxpool1(x)))  # (N, 192, 71, 71)
-        x = self._mixed(self.maxpool2(x), "5b", "5c", "5d")  # (N, 288, 35, 35)
-        return self._mixed(x, "6a", "6b", "6c", "6d", "6e")  # (N, 768, 17, 17)
+        x = self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))  # (N, 32, 147, 147) at 299
+        x = note(maps, self.Conv2d_2b_3x3(x))  # (N, 64, 147, 147)
+        x = self.Conv2d_3b_1x1(self.maxpool1(x))  # (N, 80, 73, 73)
+        x = note(maps, self.Conv2d_4a_3x3(x))  # (N, 192, 71, 71)
+        x = self._run(self.Mixed_5b, self.maxpool2(x))  # (N, 256, 35, 35)
+        x = self._run(self.Mixed_5c, x)  # (N, 288, 35, 35)
+        x = note(maps, self._run(self.Mixed_5d, x))  # (N, 288, 35, 35)
+        x = self._run(self.Mixed_6a, x)  # (N, 768, 17, 17)
+        x = self._run(self.Mixed_6b, x)
+        x = self._run(self.Mixed_6c, x)
+        x = self._run(self.Mixed_6d, x)
+        return note(maps, self._run(self.Mixed_6e, x))  # (N, 768, 17, 17)
 
-    def _to_7c(self, x: Tensor) -> Tensor:
-        return self._mixed(x, "7a", "7b", "7c")  # (N, 2048, 8, 8)
+    def _to_7c(self, x: Tensor, maps: list[Tensor] | None = None) -> Tensor:
+        x = self._run(self.Mixed_7a, x)  # (N, 1280, 8, 8)
+        x = self._run(self.Mixed_7b, x)  # (N, 2048, 8, 8)
+        return note(maps, self._run(self.Mixed_7c, x))  # (N, 2048, 8, 8)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        return self._to_7c(self._to_6e(x))
+    def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
+        return self._to_7c(self._to_6e(x, maps), maps)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.dropout(global_average(features))  # (N, 2048)
         return x if pre_logits else self.fc(x)
 
-    def forward(self, x: Tensor) -> Tensor | AuxLogits:  # type: ignore[override]
-        if not (self.training and self.config.aux):
+    def forward(self, x: Tensor) -> Any:
+        """As of every classifier; with the auxiliary head in training mode :class:`AuxLogits`."""
+        if not (self.training and self.aux_heads):
             return super().forward(x)
         x6e = self._to_6e(x)
         return AuxLogits(self.forward_head(self._to_7c(x6e)), (self.AuxLogits(x6e),))

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from .._checks import check_img_size
 from ..registry import register
-from ._base import Classifier
+from ._base import Classifier, note
 from ._config import ModelConfig
 from ._init import centred_sigmoid_, copy_, fans, he_normal_, uniform_, without_default_init
 
@@ -88,6 +88,7 @@ class LeNet5(Classifier):
     cam_method = "hires_cam"
     cam_layer = "relu2"
     stages = {"stage1": "pool1", "stage2": "pool2"}
+    feature_layers = ("relu1", "relu2", "pool2")
 
     def __init__(self, config: LeNetConfig) -> None:
         super().__init__(config, min_size=16, min_size_why="two unpadded 5x5 convolutions and 2x2 poolings")
@@ -112,10 +113,11 @@ class LeNet5(Classifier):
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             he_normal_(module)
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
-        x = self.pool1(self.relu1(self.conv1(x)))  # (N, 6, 14, 14)
-        return self.pool2(self.relu2(self.conv2(x)))  # (N, 16, 5, 5)
+        x = self.pool1(note(maps, self.relu1(self.conv1(x))))  # (N, 6, 14, 14)
+        x = self.pool2(note(maps, self.relu2(self.conv2(x))))  # (N, 16, 5, 5)
+        return note(maps, x)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.relu3(self.fc1(features.flatten(1)))  # (N, 120)
@@ -213,6 +215,7 @@ class LeNet5From1998(Classifier):
     cam_method = "hires_cam"
     cam_layer = "squash3"
     stages = {"stage1": "squash2", "stage2": "squash4", "stage3": "squash5"}
+    feature_layers = ("squash1", "squash3", "squash5")
 
     def __init__(self, config: LeNetConfig) -> None:
         padding = padding_for(check_img_size(config.img_size))
@@ -249,13 +252,13 @@ class LeNet5From1998(Classifier):
         elif isinstance(module, RadialBasis):
             copy_(module.codes, torch.tensor(class_codes(len(module.codes)), dtype=torch.float32, device="cpu"))
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
-        x = self.squash1(self.c1(x))  # (N, 6, 28, 28)
+        x = note(maps, self.squash1(self.c1(x)))  # (N, 6, 28, 28)
         x = self.squash2(self.s2(x))  # (N, 6, 14, 14)
-        x = self.squash3(self.c3(x))  # (N, 16, 10, 10)
+        x = note(maps, self.squash3(self.c3(x)))  # (N, 16, 10, 10)
         x = self.squash4(self.s4(x))  # (N, 16, 5, 5)
-        return self.squash5(self.c5(x))  # (N, 120, 1, 1)
+        return note(maps, self.squash5(self.c5(x)))  # (N, 120, 1, 1)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.squash6(self.f6(features.flatten(1)))  # (N, 84)
@@ -271,6 +274,7 @@ class LeNetSigmoid(Classifier):
     cam_method = "hires_cam"
     cam_layer = "sigmoid3"
     stages = {"stage1": "pool1", "stage2": "pool2", "stage3": "sigmoid3"}
+    feature_layers = ("sigmoid1", "sigmoid2", "sigmoid3")
 
     def __init__(self, config: LeNetConfig) -> None:
         super().__init__(config, min_size=28, min_size_why="unpadded convolutions of 5, 5 and 4 pixels, two poolings")
@@ -294,11 +298,11 @@ class LeNetSigmoid(Classifier):
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             centred_sigmoid_(module, after_sigmoid=module is not self.conv1)
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
-        x = self.pool1(self.sigmoid1(self.conv1(x)))  # (N, 6, 110, 110) at 224
-        x = self.pool2(self.sigmoid2(self.conv2(x)))  # (N, 16, 53, 53)
-        return self.sigmoid3(self.conv3(x))  # (N, 120, 50, 50)
+        x = self.pool1(note(maps, self.sigmoid1(self.conv1(x))))  # (N, 6, 110, 110) at 224
+        x = self.pool2(note(maps, self.sigmoid2(self.conv2(x))))  # (N, 16, 53, 53)
+        return note(maps, self.sigmoid3(self.conv3(x)))  # (N, 120, 50, 50)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.sigmoid4(self.fc1(features.flatten(1)))  # (N, 84)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import register
-from ._base import Classifier
+from ._base import Classifier, note
 from ._config import ModelConfig
 from ._init import he_normal_, identity_, normal_, without_default_init
 
@@ -70,6 +70,7 @@ class MnistNet(MnistClassifier):
     cam_method = "hires_cam"
     cam_layer = "conv2"
     stages = {"stage1": "relu1", "stage2": "relu2"}
+    feature_layers = tuple(stages.values())
 
     def __init__(self, config: MnistNetConfig) -> None:
         super().__init__(config, min_size=16, min_size_why="two unpadded 5x5 convolutions and 2x2 poolings")
@@ -89,10 +90,10 @@ class MnistNet(MnistClassifier):
         self.log_softmax = config.log_softmax
         self.reset_parameters()
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
-        x = self.relu1(self.pool1(self.conv1(x)))  # (N, 10, 12, 12)
-        return self.relu2(self.pool2(self.drop1(self.conv2(x))))  # (N, 20, 4, 4)
+        x = note(maps, self.relu1(self.pool1(self.conv1(x))))  # (N, 10, 12, 12)
+        return note(maps, self.relu2(self.pool2(self.drop1(self.conv2(x)))))  # (N, 20, 4, 4)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.drop2(self.relu3(self.fc1(features.flatten(1))))  # (N, 50)
@@ -113,6 +114,7 @@ class BasicCNN(MnistClassifier):
     cam_method = "hires_cam"
     cam_layer = "conv3"
     stages = {"stage1": "relu1", "stage2": "relu2", "stage3": "relu3"}
+    feature_layers = tuple(stages.values())
 
     def __init__(self, config: MnistConfig) -> None:
         super().__init__(config, min_size=22, min_size_why="three unpadded 3x3 convolutions and 2x2 poolings")
@@ -132,11 +134,11 @@ class BasicCNN(MnistClassifier):
             self.fc = self.make_classifier(config.num_classes)
         self.reset_parameters()
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
-        x = self.relu1(self.pool1(self.conv1(x)))  # (N, 128, 13, 13)
-        x = self.relu2(self.pool2(self.conv2(x)))  # (N, 256, 5, 5)
-        return self.relu3(self.pool3(self.conv3(x)))  # (N, 128, 1, 1)
+        x = note(maps, self.relu1(self.pool1(self.conv1(x))))  # (N, 128, 13, 13)
+        x = note(maps, self.relu2(self.pool2(self.conv2(x))))  # (N, 256, 5, 5)
+        return note(maps, self.relu3(self.pool3(self.conv3(x))))  # (N, 128, 1, 1)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.norm(features.flatten(1))
@@ -171,6 +173,7 @@ class InceptionCNN(MnistClassifier):
     cam_method = "hires_cam"
     cam_layer = "block2"
     stages = {"stage1": "block1", "stage2": "block2"}
+    feature_layers = tuple(stages.values())
 
     def __init__(self, config: MnistConfig) -> None:
         super().__init__(config, min_size=10, min_size_why="two unpadded 3x3 convolutions and 2x2 poolings")
@@ -191,10 +194,10 @@ class InceptionCNN(MnistClassifier):
             self.fc2 = self.make_classifier(config.num_classes)
         self.reset_parameters()
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
-        x = self.block1(self.relu1(self.pool1(self.conv1(x))))  # (N, 88, 13, 13)
-        return self.block2(self.relu2(self.pool2(self.conv2(x))))  # (N, 88, 5, 5)
+        x = note(maps, self.block1(self.relu1(self.pool1(self.conv1(x)))))  # (N, 88, 13, 13)
+        return note(maps, self.block2(self.relu2(self.pool2(self.conv2(x)))))  # (N, 88, 5, 5)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.norm2(self.relu3(self.fc1(self.norm1(features.flatten(1)))))  # (N, 512)
@@ -222,6 +225,7 @@ class ResidualCNN(MnistClassifier):
     cam_method = "hires_cam"
     cam_layer = "block2"
     stages = {"stage1": "block1", "stage2": "block2"}
+    feature_layers = tuple(stages.values())
 
     def __init__(self, config: MnistConfig) -> None:
         super().__init__(config, min_size=16, min_size_why="two unpadded 5x5 convolutions and 2x2 poolings")
@@ -240,10 +244,10 @@ class ResidualCNN(MnistClassifier):
             self.fc = self.make_classifier(config.num_classes)
         self.reset_parameters()
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
-        x = self.block1(self.relu1(self.pool1(self.conv1(x))))  # (N, 12, 12, 12)
-        return self.block2(self.relu2(self.pool2(self.conv2(x))))  # (N, 24, 4, 4)
+        x = note(maps, self.block1(self.relu1(self.pool1(self.conv1(x)))))  # (N, 12, 12, 12)
+        return note(maps, self.block2(self.relu2(self.pool2(self.conv2(x)))))  # (N, 24, 4, 4)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.norm(features.flatten(1))

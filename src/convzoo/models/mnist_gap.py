@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import global_average
+from ._base import global_average, note
 from ._init import without_default_init
 from .mnist import MnistClassifier, MnistConfig
 
@@ -41,6 +41,7 @@ class FcnGap(MnistClassifier):
     def __init__(self, config: FcnGapConfig) -> None:
         super().__init__(config, min_size=7, min_size_why="three unpadded 3x3 convolutions")
         third = config.head != "conv_then_gap"  # there the classifier is the third convolution
+        self.feature_layers = ("relu1", "relu2", "relu3") if third else ("relu1", "relu2")
         with without_default_init():
             self.conv1 = nn.Conv2d(config.in_chans, 24, 3)
             self.bn1 = nn.BatchNorm2d(24)
@@ -60,11 +61,13 @@ class FcnGap(MnistClassifier):
             return super().make_classifier(num_classes)
         return nn.Conv2d(48, num_classes, 3 if self.config.head == "conv_then_gap" else 1)
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
-        x = self.relu1(self.bn1(self.conv1(x)))  # (N, 24, H - 2, W - 2)
-        x = self.relu2(self.bn2(self.conv2(x)))  # (N, 48, H - 4, W - 4)
-        return self.relu3(self.bn3(self.conv3(x)))  # (N, 48, H - 6, W - 6); conv_then_gap: (N, 48, H - 4, W - 4)
+        x = note(maps, self.relu1(self.bn1(self.conv1(x))))  # (N, 24, H - 2, W - 2)
+        x = note(maps, self.relu2(self.bn2(self.conv2(x))))  # (N, 48, H - 4, W - 4)
+        if self.config.head == "conv_then_gap":
+            return x
+        return note(maps, self.relu3(self.bn3(self.conv3(x))))  # (N, 48, H - 6, W - 6)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         if self.config.head == "conv_then_gap" and not pre_logits:
@@ -102,6 +105,7 @@ class MnistResNet(MnistClassifier):
 
     num_features = 128
     stages = {"stem": "relu1", "stage1": "block1", "stage2": "block3"}
+    feature_layers = tuple(stages.values())
 
     def __init__(self, config: MnistConfig) -> None:
         super().__init__(config)
@@ -119,11 +123,12 @@ class MnistResNet(MnistClassifier):
             self.fc = self.make_classifier(config.num_classes)
         self.reset_parameters()
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
-        x = self.block1(self.relu1(self.bn1(self.conv1(x))))  # (N, 64, H, W)
+        x = note(maps, self.relu1(self.bn1(self.conv1(x))))  # (N, 64, H, W)
+        x = note(maps, self.block1(x))  # (N, 64, H, W)
         x = self.relu2(self.bn2(self.conv2(x)))  # (N, 128, H, W)
-        return self.block3(self.block2(x))
+        return note(maps, self.block3(self.block2(x)))  # (N, 128, H, W)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.norm(global_average(features))  # (N, 128)

@@ -18,10 +18,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier
+from ._base import Classifier, note
 from ._config import ModelConfig
 from ._init import he_normal_, identity_, normal_, without_default_init
 
@@ -129,14 +130,20 @@ def make_downsample(inplanes: int, planes: int, stride: int, config: ResNetConfi
     return nn.Sequential(nn.Conv2d(inplanes, planes, 1, stride, bias=False), nn.BatchNorm2d(planes))
 
 
+def make_layer(config: ResNetConfig, inplanes: int, planes: int, depth: int, *, stride: int = 1) -> nn.Sequential:
+    """``depth`` blocks, the first of which has the stride: (N, inplanes, H, W) to (N, C, H / stride, W / stride)."""
+    block = BasicBlock if config.block == "basic" else Bottleneck
+    blocks = [block(inplanes, planes, stride, config)]
+    blocks += [block(planes * block.expansion, planes, 1, config) for _ in range(depth - 1)]
+    return nn.Sequential(*blocks)
+
+
 class ResNet(Classifier):
     """A stem, four stages of residual blocks, global average pooling and one linear layer."""
 
     can_checkpoint = True
-    layer1: nn.Sequential
-    layer2: nn.Sequential
-    layer3: nn.Sequential
-    layer4: nn.Sequential
+    config: ResNetConfig
+    feature_layers = ("relu", "layer1", "layer2", "layer3", "layer4")
     stages = {"stem": "maxpool", "stage1": "layer1", "stage2": "layer2", "stage3": "layer3", "stage4": "layer4"}
 
     def __init__(self, config: ResNetConfig) -> None:
@@ -151,14 +158,11 @@ class ResNet(Classifier):
             self.bn1 = nn.BatchNorm2d(64)
             self.relu = nn.ReLU(inplace=True)
             self.maxpool = nn.MaxPool2d(3, 2, 1) if config.stem == "imagenet" else nn.Identity()
-            inplanes = 64
-            for stage, depth in enumerate(config.depths):
-                planes, blocks = 64 * 2**stage, []
-                for index in range(depth):
-                    stride = 2 if stage > 0 and index == 0 else 1
-                    blocks.append(block(inplanes, planes, stride, config))
-                    inplanes = planes * block.expansion
-                self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            depths, wide = config.depths, block.expansion
+            self.layer1 = make_layer(config, 64, 64, depths[0])
+            self.layer2 = make_layer(config, 64 * wide, 128, depths[1], stride=2)
+            self.layer3 = make_layer(config, 128 * wide, 256, depths[2], stride=2)
+            self.layer4 = make_layer(config, 256 * wide, 512, depths[3], stride=2)
             self.avgpool = nn.AdaptiveAvgPool2d(1)
             self.fc = self.make_classifier(config.num_classes)
         self.reset_parameters()
@@ -171,17 +175,19 @@ class ResNet(Classifier):
             identity_(module)
         elif isinstance(module, nn.Linear):
             normal_(module, 0.01)
-        elif isinstance(module, (BasicBlock, Bottleneck)) and self.config.options["zero_init_residual"]:
+        elif isinstance(module, (BasicBlock, Bottleneck)) and self.config.zero_init_residual:
             last = module.bn2 if isinstance(module, BasicBlock) else module.bn3
-            nn.init.zeros_(last.weight)  # Goyal et al. 2017, arXiv:1706.02677, section 5.1
+            with torch.no_grad():
+                last.weight.zero_()  # Goyal et al. 2017, arXiv:1706.02677, section 5.1
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # (N, 64, H/4, W/4); small stem: (N, 64, H, W)
-        x = self._run_blocks(self.layer1, x)
-        x = self._run_blocks(self.layer2, x)
-        x = self._run_blocks(self.layer3, x)
-        return self._run_blocks(self.layer4, x)  # (N, num_features, H/32, W/32); small stem: H/8, W/8
+        x = note(maps, self.relu(self.bn1(self.conv1(x))))  # (N, 64, H/2, W/2); small stem: (N, 64, H, W)
+        x = self.maxpool(x)  # (N, 64, H/4, W/4); small stem: (N, 64, H, W)
+        x = note(maps, self._run_blocks(self.layer1, x))
+        x = note(maps, self._run_blocks(self.layer2, x))
+        x = note(maps, self._run_blocks(self.layer3, x))
+        return note(maps, self._run_blocks(self.layer4, x))  # (N, num_features, H/32, W/32); small stem: H/8, W/8
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         pooled = self.avgpool(features).flatten(1)  # (N, num_features)

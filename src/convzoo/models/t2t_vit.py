@@ -104,6 +104,13 @@ def split_tokens(tokens: Tensor, side: int, kernel: int, stride: int) -> Tensor:
     return torch.stack(shifts, -1).flatten(3).flatten(1, 2)
 
 
+def note_map(maps: list[Tensor] | None, tokens: Tensor, side: int) -> Tensor:
+    """Tokens (N, side^2, D), which are appended to ``maps`` as a map (N, D, side, side) where somebody wants them."""
+    if maps is not None:
+        maps.append(tokens.unflatten(1, (side, side)).permute(0, 3, 1, 2))
+    return tokens
+
+
 def sinusoid(length: int, width: int) -> Tensor:
     """The position table of Vaswani et al. 2017, arXiv:1706.03762, section 3.5: (1, length, width), sines in the even
     columns and cosines in the odd ones; on the CPU, since not every device has the float64 it is computed in."""
@@ -222,12 +229,13 @@ class TokensToToken(nn.Module):
         self.attention2 = token_module(TOKEN_DIM * KERNELS[1] ** 2)
         self.project = nn.Linear(TOKEN_DIM * KERNELS[2] ** 2, config.embed_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, maps: list[Tensor] | None = None) -> Tensor:
         first, second, third = self.strides
         side = x.shape[2] // first
         x = self.attention1(split_image(x, KERNELS[0], first))  # (N, (H/4)^2, 64) with strides 4, 2, 2
-        x = self.attention2(split_tokens(x, side, KERNELS[1], second))  # (N, (H/8)^2, 64)
-        return self.project(split_tokens(x, side // second, KERNELS[2], third))  # (N, (H/16)^2, embed_dim)
+        x = self.attention2(split_tokens(note_map(maps, x, side), side, KERNELS[1], second))  # (N, (H/8)^2, 64)
+        side = side // second
+        return self.project(split_tokens(note_map(maps, x, side), side, KERNELS[2], third))  # (N, (H/16)^2, embed_dim)
 
 
 class Attention(nn.Module):
@@ -295,12 +303,19 @@ class T2TViT(Classifier):
             self.norm = nn.LayerNorm(config.embed_dim)
             self.head = self.make_classifier(config.num_classes)
         self.cam_layer = f"blocks.{config.depth - 1}.norm1"  # behind it, only the class token has a gradient
+        self.feature_layers = ("tokens_to_token.attention1", "tokens_to_token.attention2", "norm")
         self.stages = {"stem": "tokens_to_token", **{f"block{n + 1}": f"blocks.{n}" for n in range(config.depth)}}
         self.reset_parameters()
 
+    def leave_out_after(self, path: str, stand_in: nn.Module) -> None:
+        super().leave_out_after(path, stand_in)
+        if path != "norm":  # no block is left that reads them
+            for name in ("cls_token", "pos_embed"):
+                self.register_parameter(name, None)
+
     def fixed_tables(self) -> list[str]:
-        performers = (path for path, module in self.named_modules() if isinstance(module, TokenPerformer))
-        return ["pos_embed", *(f"{path}.w" for path in performers)]
+        performers = [f"{path}.w" for path, module in self.named_modules() if isinstance(module, TokenPerformer)]
+        return performers if self.pos_embed is None else ["pos_embed", *performers]
 
     @torch.no_grad()
     def init_weights(self, module: nn.Module) -> None:
@@ -329,13 +344,18 @@ class T2TViT(Classifier):
         if not isinstance(x, torch.fx.Proxy):
             self.check_side(*x.shape[2:])
 
-    def embed(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor, maps: list[Tensor] | None = None) -> Tensor:
         """Images (N, in_chans, H, W) to what the first block reads, class token first: (N, 1 + L, D)."""
         self.check_input(x)
-        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), self.tokens_to_token(x)], 1)
+        tokens = self.tokens_to_token(x) if maps is None else self.tokens_to_token(x, maps)
+        if self.cls_token is None:  # a backbone without the blocks
+            return tokens
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), tokens], 1)
         return self.pos_drop(tokens + positions_of(tokens, self.pos_embed.detach()))
 
-    def forward_features(self, x: Tensor, probabilities: list[Tensor] | None = None) -> Tensor:
+    def forward_features(
+        self, x: Tensor, probabilities: list[Tensor] | None = None, *, maps: list[Tensor] | None = None
+    ) -> Tensor:
         """Images (N, in_chans, H, W) to normalised tokens (N, 1 + L, D), the class token first.
 
         A list given as ``probabilities`` gets the attention probabilities of every block appended, differentiable:
@@ -348,10 +368,15 @@ class T2TViT(Classifier):
             >>> tokens.shape, len(maps), maps[0].shape
             (torch.Size([1, 17, 256]), 7, torch.Size([1, 4, 17, 17]))
         """
-        x = self.embed(x)
+        side = x.shape[2] // self.min_size
+        x = self.embed(x, maps)
+        if self.cls_token is None:
+            return x
         for block in self.blocks:
             x = self._run(block, x, probabilities)
-        return self.norm(x)
+        x = self.norm(x)
+        note_map(maps, x[:, 1:], side)
+        return x
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         return features[:, 0] if pre_logits else self.head(features[:, 0])

@@ -19,7 +19,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier
+from ._base import Classifier, note
 from ._config import ModelConfig, Rate
 from ._init import he_normal_, identity_, normal_, without_default_init
 
@@ -74,7 +74,7 @@ class VGG(Classifier):
         self.num_features = 4096 if config.head == "fc" else 512
         self.classifier_name = "classifier.6" if config.head == "fc" else "classifier.0"
         self.cam_method = "hires_cam" if config.head == "fc" else "cam"
-        self.stages = {}
+        self.pools: list[int] = []  # places of the poolings in ``features``
         with without_default_init():
             self.features = self._make_features(config)
             self.avgpool = nn.AdaptiveAvgPool2d(7 if config.head == "fc" else 1)
@@ -90,6 +90,9 @@ class VGG(Classifier):
                     nn.Dropout(config.dropout),
                     self.make_classifier(config.num_classes),
                 )
+        self.cam_layer = f"features.{self.pools[-1] - 1}"
+        self.stages = {f"stage{block}": f"features.{pool}" for block, pool in enumerate(self.pools, 1)}
+        self.feature_layers = (*(f"features.{pool - 1}" for pool in self.pools), f"features.{self.pools[-1]}")
         self.reset_parameters()
 
     def _make_features(self, config: VGGConfig) -> nn.Sequential:
@@ -103,8 +106,7 @@ class VGG(Classifier):
                     layers.append(nn.BatchNorm2d(width))
                 layers.append(nn.ReLU(inplace=True))
                 chans = width
-            self.cam_layer = f"features.{len(layers) - 1}"
-            self.stages[f"stage{block + 1}"] = f"features.{len(layers)}"
+            self.pools.append(len(layers))
             layers.append(nn.MaxPool2d(2))
         return nn.Sequential(*layers)
 
@@ -118,16 +120,20 @@ class VGG(Classifier):
         elif isinstance(module, nn.BatchNorm2d):
             identity_(module)
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
-        if not self.grad_checkpointing:
+        if maps is None and not self.grad_checkpointing:
             return self.features(x)  # (N, 512, H/32, W/32)
         start = 0
-        for layer in self.stages.values():  # each ends with a pooling
-            end = int(layer.rpartition(".")[2]) + 1
-            x = self._run(self.features[start:end], x)
-            start = end
-        return x
+        for pool in self.pools:
+            if self.grad_checkpointing:
+                x = self._run(self.features[start:pool], x)
+            else:
+                for place in range(start, pool):
+                    x = self.features[place](x)
+            x = self.features[pool](note(maps, x))
+            start = pool + 1
+        return note(maps, x)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.avgpool(features).flatten(1)  # (N, 25088); with head="gap" (N, 512)
