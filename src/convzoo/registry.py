@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +130,8 @@ def create_model(
     *,
     pretrained: bool | str | PathLike[str] = False,
     img_size: int | tuple[int, int] | None = None,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
     **options: Any,
 ) -> Classifier:
     """Build a model by name.
@@ -142,6 +144,9 @@ def create_model(
         pretrained: False, random weights; True, the tag's or the architecture's default weights; or a tag, a folder
             or ``.safetensors`` file, or a repository of the Hub (``"owner/name"``).
         img_size: pixels, one number or (height, width). None: the architecture's own, or the weights'.
+        features_only: build a backbone: without its head, returning the maps of its stages as a list, from the image
+            inwards; :class:`feature_info <convzoo.models.FeatureInfo>` gives their channels and reductions.
+        out_indices: which of a backbone's maps to return, counted from 0; negative ones count from the end. None: all.
         **options: the architecture's own options; ``model_info(name).options`` lists them. With ``pretrained`` also
             ``token``, ``local_files_only``, ``cache_dir`` (as the Hub's client knows them) and ``mmap``, see
             :func:`convzoo.weights.create_pretrained`.
@@ -159,12 +164,21 @@ def create_model(
         >>> model = convzoo.create_model("resnet18", num_classes=10, in_chans=1, stem="small")
         >>> model(torch.rand(2, 1, 32, 32)).shape
         torch.Size([2, 10])
+        >>> backbone = convzoo.create_model("resnet18", features_only=True, out_indices=(1, 4))
+        >>> [tuple(maps.shape) for maps in backbone(torch.rand(2, 3, 64, 64))]
+        [(2, 64, 16, 16), (2, 512, 2, 2)]
     """
-    if pretrained is False and "." not in str(name):
-        return build(make_config(name, num_classes, in_chans, img_size, options))
-    from .weights import create_pretrained
+    if features_only or out_indices is not None:
+        from .models._features import check_backbone, to_backbone
 
-    return create_pretrained(name, pretrained, num_classes, in_chans, img_size, options)
+        check_backbone(str(name), features_only, out_indices, num_classes, options)
+    if pretrained is False and "." not in str(name):
+        model = build(make_config(name, num_classes, in_chans, img_size, options))
+    else:
+        from .weights import create_pretrained
+
+        model = create_pretrained(name, pretrained, num_classes, in_chans, img_size, options)
+    return to_backbone(model, out_indices) if features_only else model
 
 
 def list_models(pattern: str = "*", *, family: str | None = None, pretrained: bool = False) -> list[str]:

@@ -202,13 +202,12 @@ class Classifier(nn.Module):
         return x
 
     def leave_out_after(self, path: str, stand_in: nn.Module) -> None:
-        """Put ``stand_in`` for every module with parameters that is registered, and so runs, after that at ``path``."""
+        """Put ``stand_in`` for every module that is registered, and so runs, after the one at ``path``."""
         module: nn.Module = self
         for name in path.split("."):
             names = list(module._modules)
             for later in names[names.index(name) + 1 :]:
-                if _has_parameters(module._modules[later]):
-                    module._modules[later] = stand_in
+                module._modules[later] = stand_in
             module = module.get_submodule(name)
 
     def fixed_tables(self) -> list[str]:
@@ -302,6 +301,8 @@ class Classifier(nn.Module):
 
     def get_classifier(self) -> nn.Module:
         """The last layer: a Linear or a Conv2d, or an Identity without a head."""
+        if self.feature_info is not None:
+            return nn.Identity()
         return self.get_submodule(self.classifier_name)
 
     def reset_classifier(self, num_classes: int) -> None:
@@ -318,6 +319,11 @@ class Classifier(nn.Module):
             7
         """
         num_classes = check_count("num_classes", num_classes, least=0)
+        if self.feature_info is not None:
+            raise ValueError(
+                f"this {self.config.name} was made with features_only=True and has no head to replace; "
+                f"create_model({self.config.name!r}, num_classes={num_classes}) makes one with a head"
+            )
         self._replace(self.classifier_name, self.make_classifier(num_classes))
 
     def _replace(self, path: str, fresh: nn.Module) -> None:
@@ -340,7 +346,8 @@ class Classifier(nn.Module):
     def extra_repr(self) -> str:
         height, width = self.img_size
         chans = plural(self.in_chans, "channel")
-        return f"{self.config.name}: {chans} of {height}x{width}, {plural(self.num_classes, 'class', 'classes')}"
+        gives = plural(self.num_classes, "class", "classes") if self.feature_info is None else self.feature_info
+        return f"{self.config.name}: {chans} of {height}x{width}, {gives}"
 
 
 def class_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -349,10 +356,6 @@ def class_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     if scaled.shape[-1] == 1:
         return torch.cat([-scaled, scaled], -1).sigmoid()
     return scaled.softmax(-1)
-
-
-def _has_parameters(module: nn.Module | None) -> bool:
-    return module is not None and any(True for _ in module.parameters())
 
 
 def note(maps: list[Tensor] | None, x: Tensor) -> Tensor:

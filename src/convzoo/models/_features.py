@@ -6,13 +6,13 @@ is left out, so that each parameter there is gets a gradient.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_count, shorten
+from .._checks import check_bool, check_count, shorten
 from ._base import Classifier
 
 Model = TypeVar("Model", bound=Classifier)
@@ -118,6 +118,30 @@ def check_out_indices(name: str, out_indices: Any, count: int) -> tuple[int, ...
     return tuple(places)
 
 
+def check_backbone(
+    name: str, features_only: object, out_indices: object, num_classes: object, options: Mapping[str, Any]
+) -> None:
+    """Refuse what does not go with a backbone, before anything is built.
+
+    Raises:
+        TypeError: ``features_only`` is no bool.
+        ValueError: ``out_indices`` without ``features_only``, or something about a head with it.
+    """
+    if not check_bool("features_only", features_only):
+        raise ValueError(
+            f"out_indices={shorten(out_indices)} names maps of a backbone; pass features_only=True with it, or leave it"
+        )
+    if num_classes not in (None, 0):
+        raise ValueError(
+            f"features_only=True leaves the head of {name} out, and num_classes={shorten(num_classes)} is of the head; "
+            "leave one of them"
+        )
+    if options.get("aux"):
+        raise ValueError(
+            f"features_only=True leaves every head of {name} out, and aux=True asks for auxiliary heads; leave one out"
+        )
+
+
 def describe(model: Classifier) -> list[dict[str, Any]]:
     """What :class:`FeatureInfo` knows of each map of the architecture: measured on the meta device, at two sizes."""
     with torch.device("meta"):
@@ -151,9 +175,9 @@ def to_backbone(model: Model, out_indices: Sequence[int] | None = None) -> Model
     for name in model.aux_heads:
         delattr(model, name)
     model.aux_heads = ()
-    model.config = model.config.changed(num_classes=0, **({"aux": False} if "aux" in model.config.options else {}))
-    model.leave_out_after(model.feature_layers[-1], NoHead(model.config.name))
     model.leave_out_after(model.feature_layers[indices[-1]], nn.Sequential())
+    model.leave_out_after(model.feature_layers[-1], NoHead(model.config.name))
+    model.config = model.config.changed(num_classes=0, **({"aux": False} if "aux" in model.config.options else {}))
     model.feature_info = info
     model.fixed_size = False  # only a head needs one
     return model

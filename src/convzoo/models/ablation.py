@@ -125,13 +125,13 @@ class AblationCNN(Classifier):
         self.cam_method = "cam" if config.gap else "hires_cam"
         height, width = (side // 32 for side in self.img_size)
         with without_default_init():
+            self.pool = nn.MaxPool2d(2)
             self.stage1 = make_stage(1, config)
             self.stage2 = make_stage(2, config)
             self.stage3 = make_stage(3, config)
             self.stage4 = make_stage(4, config)
             self.stage5 = make_stage(5, config)
             self.stage6 = make_stage(6, config)
-            self.pool = nn.MaxPool2d(2)
             self.fc1 = nn.Identity() if config.gap else nn.Linear(1024 * height * width, 1024)
             self.activation = nn.Identity() if config.gap else make_activation(config)
             self.drop = nn.Dropout(config.dropout)

@@ -326,7 +326,7 @@ class T2TViT(Classifier):
             identity_(module)
         elif isinstance(module, TokenPerformer):  # rows as long as the average row of a normal matrix of m columns
             copy_(module.w, math.sqrt(module.features) * orthogonal(*module.w.shape))
-        elif module is self:
+        elif module is self and self.cls_token is not None:
             self.cls_token.normal_(0.0, 0.02)
             copy_(self.pos_embed, sinusoid(*self.pos_embed.shape[1:]))
 
