@@ -368,15 +368,14 @@ class T2TViT(Classifier):
             >>> tokens.shape, len(maps), maps[0].shape
             (torch.Size([1, 17, 256]), 7, torch.Size([1, 4, 17, 17]))
         """
-        side = x.shape[2] // self.min_size
-        x = self.embed(x, maps)
+        tokens = self.embed(x, maps)
         if self.cls_token is None:
-            return x
+            return tokens
         for block in self.blocks:
-            x = self._run(block, x, probabilities)
-        x = self.norm(x)
-        note_map(maps, x[:, 1:], side)
-        return x
+            tokens = self._run(block, tokens, probabilities)
+        tokens = self.norm(tokens)
+        note_map(maps, tokens[:, 1:], x.shape[2] // self.min_size)
+        return tokens
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         return features[:, 0] if pre_logits else self.head(features[:, 0])
