@@ -477,9 +477,25 @@ class Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.hub.store[value["oid"]]
+        pull = "create_pr=1" in urllib.parse.urlsplit(self.path).query
+        branches = self.hub.repo(repo_id).branches
+        if pull:
+            number = sum(name.startswith("refs/pr/") for name in branches) + 1
+            branches[f"refs/pr/{number}"] = branches[revision]
+            revision = f"refs/pr/{number}"
         commit = self.hub.commit(repo_id, files, branch=revision)
         url = f"{self.hub.url}/{repo_id}/commit/{commit}"
-        self.reply(200, {"success": True, "commitOid": commit, "commitUrl": url, "pullRequestUrl": None})
+        discussion = f"{self.hub.url}/{repo_id}/discussions/{revision.rpartition('/')[2]}" if pull else None
+        self.reply(200, {"success": True, "commitOid": commit, "commitUrl": url, "pullRequestUrl": discussion})
+
+    def create_branch(self, repo_id: str, branch: str) -> None:
+        self.read_body()
+        if repo := self.find(repo_id, write=True):
+            if branch in repo.branches:
+                return self.refuse(409, "", "Reference already exists")
+            repo.branches[branch] = repo.branches["main"]
+            self.reply(200)
+        return None
 
 
 ID = r"(?P<repo_id>[^/]+/[^/]+)"
@@ -489,6 +505,7 @@ ROUTES = (
     ("POST", rf"/api/models/{ID}/preupload/{REVISION}", Handler.preupload),
     ("POST", rf"/api/models/{ID}/commit/{REVISION}", Handler.commit),
     ("GET", rf"/api/models/{ID}", Handler.info),
+    ("POST", rf"/api/models/{ID}/branch/(?P<branch>.+)", Handler.create_branch),
     ("POST", r"/api/repos/create", Handler.create),
     ("POST", r"/api/validate-yaml", Handler.validate_yaml),
     ("POST", rf"/{ID}\.git/info/lfs/objects/batch", Handler.lfs_batch),

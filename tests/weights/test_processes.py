@@ -6,7 +6,7 @@ import ctypes
 import time
 
 import pytest
-from helpers.weight_folders import fetch, leftovers, run_python, start_python
+from helpers.weight_folders import DROP_PRIVILEGES, fetch, leftovers, run_python, start_python
 
 REPO = "someone/files"
 DATA = bytes(range(256)) * 8000  # 2 MB that no test parses
@@ -57,15 +57,6 @@ except WeightsUnavailable as error:
     assert leftovers(tmp_path / "cache") == []
     assert not list((tmp_path / "cache").rglob("snapshots/*/*"))
     assert fetch().read_bytes() == DATA
-
-
-DROP_PRIVILEGES = """
-import ctypes
-# the rights by which root writes where it is not allowed to: a header (version 3, this process) and no rights at all
-header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-if ctypes.CDLL(None).capset(header, none):
-    raise OSError("capset")
-"""
 
 
 @pytest.mark.xfail(not hasattr(ctypes.CDLL(None), "capset"), reason="only Linux can take root's rights away")

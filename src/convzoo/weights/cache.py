@@ -141,7 +141,7 @@ class RepositoryCache:
         """Put the blob in its place and the link to it; where links cannot be made, the file itself."""
         if partial is not None:
             partial.replace(blob)
-        if self.stated_hash(path) == blob.name and self.find(path.parent.name, path.name) is not None:
+        if path.is_symlink() and self.stated_hash(path) == blob.name and self.find(path.parent.name, path.name):
             return path
         temporary = self.blobs / f"{blob.name}.{secrets.token_hex(4)}.incomplete"
         try:

@@ -5,8 +5,12 @@ The table is read when it is first asked for, never at import.
 
 from __future__ import annotations
 
+import atexit
 import functools
+import importlib.resources
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -18,7 +22,23 @@ from .errors import WeightsNotFound
 if TYPE_CHECKING:
     from .preprocess import Transform
 
-PACKAGE = Path(__file__).parent
+
+def _package() -> Path:
+    """This package's folder; of a package imported from a zip archive, a copy that is kept until the process ends."""
+    here = Path(__file__).parent
+    if here.is_dir():
+        return here
+    folder = Path(tempfile.mkdtemp(prefix="convzoo-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    packed = importlib.resources.files(__package__)
+    (folder / "bundled").mkdir()
+    for item in [packed / "entries.json", *(packed / "bundled").iterdir()]:
+        place = folder if item.name == "entries.json" else folder / "bundled"
+        (place / item.name).write_bytes(item.read_bytes())
+    return folder
+
+
+PACKAGE = _package()
 ENTRIES = PACKAGE / "entries.json"
 BUNDLED = PACKAGE / "bundled"
 OWNER = "convzoo"  # of our repositories on the Hub

@@ -116,6 +116,14 @@ def look_at(path: Path) -> str:
     return FOLDER if stat.S_ISDIR(mode) else FILE if stat.S_ISREG(mode) else OTHER
 
 
+def _holds(folder: Path) -> bool:
+    """True if there are weights in a folder, as far as one may look."""
+    try:
+        return look_at(folder / FILE_NAME) != NOTHING
+    except WeightsForbidden:
+        return False
+
+
 def _check_file(path: Path) -> None:
     """Refuse what is no regular file: reading a pipe may wait for ever."""
     if look_at(path) != FILE:
@@ -170,7 +178,7 @@ def find_source(source: str | os.PathLike[str], architecture: str, access: Acces
         if here != NOTHING:
             return find_path(Path(source))
         raise unknown(name, entries)
-    if here == FOLDER and look_at(Path(source) / FILE_NAME) != NOTHING:
+    if here == FOLDER and _holds(Path(source)):
         warnings.warn(
             f"pretrained={source!r}: the tag is taken, not the folder of that name in the current directory; write "
             f"Path({source!r}) or './{source}' for the folder",
@@ -244,7 +252,7 @@ def _find_entry(info: WeightInfo, access: Access) -> Found:
         check_hash(inside, info.sha256, "the package is damaged: install convzoo again")
         return Found(inside, replace(info, source="package"))
     for folder in hub_folders():
-        if look_at(folder / name / FILE_NAME) != NOTHING:
+        if _holds(folder / name):
             found = find_path(folder / name)
             check_hash(found.path, info.sha256, f"remove the folder {found.path.parent}, or get its right version")
             return Found(found.path, replace(info, source=str(folder / name)))
@@ -256,7 +264,7 @@ def find_in_folders(repo_id: str, revision: str | None) -> Found | None:
     owned = [repo_id.removeprefix(f"{OWNER}/")] if repo_id.startswith(f"{OWNER}/") else []
     for folder in hub_folders() if revision is None else []:
         for place in (folder / name for name in (repo_id, *owned)):
-            if look_at(place / FILE_NAME) != NOTHING:
+            if _holds(place):
                 return find_path(place)
     return None
 

@@ -59,7 +59,7 @@ class Stated:
         commit: the file's, 40 hexadecimal digits.
         etag: the hash of its content, git's or a sha256.
         size: in bytes; None where it is not said.
-        question: the address that was asked.
+        question: the address to ask at, of this commit.
         location: the address of the bytes, on another host for large files.
     """
 
@@ -102,7 +102,10 @@ def ask(repo_id: str, filename: str, revision: str, asker: Asker, what: str) -> 
     except Exception as error:
         problem = client.explain(error, what, asker.token)
     else:
-        return _read(answer, question, revision, what)
+        stated = _read(answer, revision, what)
+        pinned = hf_hub_url(repo_id, filename, revision=stated.commit)  # the branch may move any time
+        location = pinned if stated.location == question else stated.location
+        return dataclasses.replace(stated, question=pinned, location=location)
     raise problem
 
 
@@ -126,7 +129,7 @@ def _ask(question: str, probe: float, asker: Asker) -> Any:
         time.sleep(PAUSE * attempt)
 
 
-def _read(answer: Any, question: str, revision: str, what: str) -> Stated:
+def _read(answer: Any, revision: str, what: str) -> Stated:
     """The headers of an answer, checked to say what the Hub says of a file."""
     headers, asked = answer.headers, str(answer.request.url)
     commit = headers.get("X-Repo-Commit")
@@ -144,7 +147,7 @@ def _read(answer: Any, question: str, revision: str, what: str) -> Stated:
         commit=commit,
         etag=etag,
         size=int(size) if re.fullmatch(r"[0-9]{1,15}", size) else None,
-        question=question,
+        question=asked,
         location=urljoin(asked, headers["Location"]) if redirected and "Location" in headers else asked,
     )
 
