@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.weight_folders import make_folder
 
 import convzoo
+from convzoo.weights import entries
 from convzoo.weights.entries import BUNDLED, read_table
 from convzoo.weights.files import read_metadata, read_tensors, sha256_of
 from convzoo.weights.find import bundled_names
@@ -51,6 +53,18 @@ def test_the_wheel_carries_its_weights(tmp_path):
     answers = dict(line.split() for line in run.stdout.splitlines())
     assert answers.keys() == set(bundled_names())
     assert answers["lenet5.mnist"] == answers["lenet5.mnist_aug"] == "1"
+
+
+def test_a_checkout_finds_its_larger_weights(tmp_path, monkeypatch):
+    link = ROOT / "src" / "convzoo" / "weights" / "large"
+    assert link.resolve() == ROOT / "weights" / "hub"
+    make_folder(tmp_path / "weights" / "hub" / "lenet5.large", tag="large")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "large").symlink_to("../weights/hub")
+    monkeypatch.setattr(entries, "LARGE", tmp_path / "package" / "large")
+    assert "lenet5.large" in convzoo.list_weights("lenet5.*")
+    found = convzoo.create_model("lenet5.large", pretrained=True)
+    assert found.weights.source == str(tmp_path / "package" / "large" / "lenet5.large")
 
 
 def test_every_file_has_an_entry_and_every_entry_is_complete():

@@ -41,6 +41,7 @@ def _package() -> Path:
 PACKAGE = _package()
 ENTRIES = PACKAGE / "entries.json"
 BUNDLED = PACKAGE / "bundled"
+LARGE = PACKAGE / "large"
 OWNER = "convzoo"  # of our repositories on the Hub
 FILE_NAME = "model.safetensors"
 
@@ -189,7 +190,7 @@ def read_table() -> tuple[dict[str, WeightInfo], dict[str, str]]:
 
 
 def all_entries() -> dict[str, WeightInfo]:
-    """The table's entries, and those of the folders in ``CONVZOO_WEIGHTS``."""
+    """The table's entries, and those of the folders of repositories."""
     from .find import folder_entries
 
     return {**folder_entries(), **read_table()[0]}

@@ -49,8 +49,9 @@ def bundled_names() -> list[str]:
 
 
 def hub_folders() -> list[Path]:
-    """The folders of repositories, in the Hub's layout, that ``CONVZOO_WEIGHTS`` names; those that are there."""
-    named = os.environ.get("CONVZOO_WEIGHTS", "").split(os.pathsep)
+    """The folders of repositories, in the Hub's layout, that are there: those that ``CONVZOO_WEIGHTS`` names, and the
+    package's own ``large``, which the wheel leaves out and a checkout links to its ``weights/hub``."""
+    named = [*os.environ.get("CONVZOO_WEIGHTS", "").split(os.pathsep), str(entries.LARGE)]
     return [Path(os.path.expanduser(name)) for name in named if name and os.path.isdir(os.path.expanduser(name))]  # noqa: PTH111, PTH112 - pathlib's raise
 
 
