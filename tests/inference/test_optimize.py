@@ -170,7 +170,8 @@ def test_auxiliary_heads_are_left_out():
 
 @torch.no_grad()
 def test_other_modules():
-    """Sequences of layers are rewritten, everything else is left as it is; a batch norm without statistics too."""
+    """Sequences of layers are rewritten, everything else is left as it is; a batch norm without statistics too.
+    Without an example, how the layers are called is not known."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.LeakyReLU(0.2), nn.Dropout(),
@@ -182,6 +183,9 @@ def test_other_modules():
     model.eval()
     x = torch.randn(3, 3, 10, 10)
     fast = convzoo.optimize_for_inference(model)
+    assert_same(fast(x), model(x))
+    assert norms(fast) == norms(model)
+    fast = convzoo.optimize_for_inference(model, example=x[:1])
     assert_same(fast(x), model(x))
     assert norms(fast) == 3
     assert isinstance(fast[2], nn.Identity)
@@ -248,3 +252,11 @@ def test_refusals():
         convzoo.optimize_for_inference("resnet18")
     with pytest.raises(ValueError, match="memory_format must be 'channels_last' or 'contiguous', got 'nhwc'"):
         convzoo.optimize_for_inference(nn.Identity(), memory_format="nhwc")
+    with pytest.raises(ValueError, match=r"could not run the model on the example: .*; pass what the model takes"):
+        convzoo.optimize_for_inference(nn.Linear(3, 2), example=torch.rand(1, 4))
+    with torch.device("meta"), pytest.raises(ValueError, match="tensors are on the meta device; load weights into it"):
+        convzoo.optimize_for_inference(nn.Linear(3, 2))
+    wrapper = nn.DataParallel(nn.Linear(3, 2))
+    wrapper.register_forward_hook(lambda module, args, output: output * 2)
+    with pytest.raises(ValueError, match=r"the model is a wrapper \(DataParallel\) with hooks"):
+        convzoo.optimize_for_inference(wrapper)

@@ -1,46 +1,30 @@
-"""Putting a model together anew: what :func:`optimize_for_inference` does, step by step."""
+"""The same function of the images, faster: copy the model, rewrite the copy, and check it against the original."""
 
 from __future__ import annotations
 
-import copy
+import warnings
+from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .._modules import unwrap
-from ..models import ablation, googlenet, inception_v3, lenet, mnist, mnist_gap, resnet
-from .blocks import REWRITES as CONVOLUTIONAL
-from .folding import affine_of, fold
-from .packed import NONE, PackedConv2d, PackedLinear, activation_of
-from .tokens import REWRITES as TRANSFORMERS
+from .._modules import private_copy, unwrap
+from ..models import Classifier
+from .fuse import Fuser, Part
+from .layers import is_plain, pack
+from .trace import Value, has_hooks, record, replace
 
-# what follows what where a module calls its children by name: layer, batch norm, activation
-CHAINS: dict[type[nn.Module], tuple[tuple[str, str, str], ...]] = {
-    resnet.ResNet: (("conv1", "bn1", "relu"),),
-    resnet.BasicBlock: (("conv1", "bn1", ""), ("conv2", "bn2", "")),
-    resnet.Bottleneck: (("conv1", "bn1", ""), ("conv2", "bn2", ""), ("conv3", "bn3", "")),
-    googlenet.ConvUnit: (("conv", "bn", "relu"),),
-    inception_v3.ConvUnit: (("conv", "bn", "relu"),),
-    lenet.LeNet5: (("conv1", "", "relu1"), ("conv2", "", "relu2"), ("fc1", "", "relu3"), ("fc2", "", "relu4")),
-    lenet.LeNetSigmoid: (
-        *(("conv1", "", "sigmoid1"), ("conv2", "", "sigmoid2")),
-        *(("conv3", "", "sigmoid3"), ("fc1", "", "sigmoid4")),
-    ),
-    mnist.MnistNet: (("fc1", "", "relu3"),),
-    mnist.InceptionCNN: (("fc1", "", "relu3"),),
-    ablation.AblationCNN: (("fc1", "", "activation"),),
-    mnist_gap.FcnGap: (("conv1", "bn1", "relu1"), ("conv2", "bn2", "relu2"), ("conv3", "bn3", "relu3")),
-    mnist_gap.MnistResNet: (("conv1", "bn1", "relu1"), ("conv2", "bn2", "relu2")),
-    mnist_gap.NormedResidualBlock: (("conv1", "bn1", ""), ("conv2", "bn2", ""), ("conv3", "bn3", "")),
-}
-REWRITES = {**CONVOLUTIONAL, **TRANSFORMERS}
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+# How far outputs may be apart, as a share of the largest: what rounding does on the way through a deep net.
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
+ON_ACCELERATORS = 2e-2  # which may round the factors of float32 products to ten bits
 
 
 def optimize_for_inference(
     model: nn.Module,
     *,
+    example: Tensor | tuple[Any, ...] | None = None,
     memory_format: Literal["channels_last", "contiguous"] = "channels_last",
     compile: bool = False,
 ) -> nn.Module:
@@ -53,8 +37,15 @@ def optimize_for_inference(
     weights take twice their memory, those of wide 3x3 convolutions up to six times. Elsewhere the layers are ordinary
     ones.
 
+    Only parts are rewritten of which everything that runs is known: layers of exactly torch's classes without hooks,
+    pruning or parametrisations, which ``model`` uses in one place and once. What it uses how is seen by running it on
+    an example, on which every rewritten part is also compared with the original. Everything else stays as it is.
+
     Args:
-        model: a model of the zoo, or any other module, of which then only ``nn.Sequential`` parts are rewritten.
+        model: a model of the zoo, or any other module.
+        example: what ``model`` takes: a tensor, or a tuple of arguments. A model of the zoo needs none, random images
+            of its size serve. Without an example, of any other module each convolution and linear layer is made faster
+            by itself, and nothing that depends on how they are called is rewritten.
         memory_format: in which order maps are kept in memory: ``"channels_last"``, which the kernels of CPUs and GPUs
             prefer, or ``"contiguous"``.
         compile: compile the whole graph with :func:`torch.compile` too; the first call then takes a minute or so.
@@ -62,11 +53,17 @@ def optimize_for_inference(
     Returns:
         A copy in evaluation mode, without gradients, whose outputs are those of ``model`` in evaluation mode up to
         rounding. It is of the same class, takes the same arguments, and can be saved, copied, exported, profiled and
-        explained as ``model`` can. State-dict keys of batch norm are gone, those of merged convolutions have new names.
+        explained as ``model`` can. State-dict keys of batch norm are gone, those of merged convolutions have new names;
+        it is marked by the attribute ``optimized_for_inference``.
 
     Raises:
         TypeError: ``model`` is not a module.
-        ValueError: an unknown memory format.
+        ValueError: an unknown memory format, an example that ``model`` does not take, weights on the meta device, or
+            hooks on a wrapper such as :func:`torch.compile` makes.
+
+    Warns:
+        UserWarning: parts were rewritten, differed from the original on the example, and were put back; or a model of
+            the zoo could not be run on its own kind of images.
 
     Example:
         >>> import convzoo, torch
@@ -84,11 +81,23 @@ def optimize_for_inference(
         raise ValueError(
             f"memory_format must be 'channels_last' or 'contiguous', got {memory_format!r}; pass one of these"
         )
-    channels_last = memory_format == "channels_last"
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            "optimize_for_inference takes a model with weights, got one whose tensors are on the meta device; load "
+            "weights into it, or build it without torch.device('meta')"
+        )
+    for path, module in model.named_modules():
+        if unwrap(module) is not module and has_hooks(module):
+            raise ValueError(
+                f"{path or 'the model'} is a wrapper ({type(module).__name__}) with hooks, and wrappers are left out; "
+                "register the hooks on the module inside"
+            )
     with torch.inference_mode(False), torch.no_grad():
-        fast = copy.deepcopy(unwrap(model)).eval().requires_grad_(False)
-        leave_out_training(fast)
-        fast = rewrite(fast, channels_last)
+        original = independent_copy(model)
+        optimizer = Optimizer(original, memory_format == "channels_last")
+        fast = optimizer.run(example)
+    for text in optimizer.warnings:
+        warnings.warn(f"optimize_for_inference: {text}", stacklevel=2)
     fast.optimized_for_inference = True  # type: ignore[assignment]
     if compile:
         fast.compile(fullgraph=True, options={"freezing": True})
@@ -110,67 +119,161 @@ def is_optimized(model: nn.Module) -> bool:
     return any(getattr(module, "optimized_for_inference", False) for module in model.modules())
 
 
-def leave_out_training(model: nn.Module) -> None:
-    """Take out what works in training only: dropout and auxiliary heads."""
+class Optimizer:
+    """Rewrites copies of ``original`` until one does the same on the example."""
+
+    def __init__(self, original: nn.Module, channels_last: bool) -> None:
+        self.original, self.channels_last = original, channels_last
+        self.put_back: dict[str, str] = {}
+        self.warnings: list[str] = []
+
+    def run(self, example: Any) -> nn.Module:
+        """The fastest copy that does what the original does."""
+        if any(getattr(torch.nn.modules.module, name, None) for name in GLOBAL_HOOKS):
+            self.warnings.append("hooks are registered for all modules, so nothing is rewritten; remove them first")
+            return self.original
+        args = self.arguments(example)
+        if args is None:
+            return pack(private_copy(self.original), self.channels_last)
+        fast = self.rewrite(args)
+        if self.put_back:
+            parts = ", ".join(f"{path or 'the whole model'} ({text})" for path, text in self.put_back.items())
+            self.warnings.append(f"what differed from the original on the example was put back: {parts}")
+        return fast
+
+    def arguments(self, example: Any) -> tuple[Any, ...] | None:
+        """What to run the model on; None if nothing is known that it takes."""
+        tensor = next((each for each in self.original.parameters() if each.is_floating_point()), None)
+        if example is not None:
+            args = example if isinstance(example, tuple) else (example,)
+        elif isinstance(self.original, Classifier) and tensor is not None:
+            size = (1, self.original.in_chans, *self.original.img_size)
+            args = (torch.randn(size, generator=torch.Generator().manual_seed(0)).to(tensor),)
+        else:
+            return None
+        try:
+            self.expected = run(private_copy(self.original), args)
+        except Exception as error:  # whatever the model's code raises
+            if example is not None:
+                raise ValueError(
+                    f"optimize_for_inference could not run the model on the example: {error}; pass what the model "
+                    "takes, a tensor or a tuple of arguments"
+                ) from error
+            self.warnings.append(
+                f"the model does not run on images of shape {size} ({error}), so that only single layers were made "
+                "faster; pass an example= that it takes"
+            )
+            return None
+        return args
+
+    def rewrite(self, args: tuple[Any, ...]) -> nn.Module:
+        """The fastest copy that gives on ``args`` what the original gives."""
+        with autocast_off(args):
+            trace, _ = record(private_copy(self.original), args)
+        while True:
+            fast = pack(private_copy(self.original), self.channels_last)
+            leave_out_auxiliary_heads(fast)
+            fuser = Fuser(fast, trace, self.put_back)
+            wrong = self.find_wrong(fuser.parts, args)
+            if not wrong:
+                break
+            self.put_back |= wrong
+        candidates = (lambda: fuser.model, lambda: pack(private_copy(self.original), self.channels_last))
+        for make in candidates:
+            fast = make()
+            if self.is_same(fast, args):
+                forget_kernels(fast)
+                return fast
+            self.put_back = {"": type(self.original).__name__}
+        return self.original
+
+    def find_wrong(self, parts: Collection[Part], args: tuple[Any, ...]) -> dict[str, str]:
+        """The parts that give something else than the original's do, by path, in words."""
+        right: set[int] = set()
+        sources: dict[int, Tensor] = {}
+
+        def compare(value: Value, tensor: Tensor) -> None:
+            for index, part in enumerate(parts):
+                if part.output == value and index in sources:
+                    expected = tensor if part.maps is None else tensor.narrow(1, *part.maps)
+                    try:
+                        same = is_close(part.module(sources.pop(index)), expected)
+                    except Exception:  # whatever it is, the part cannot stay
+                        same = False
+                    right.update([index] * same)
+                if part.source == value:
+                    sources[index] = tensor.clone()
+
+        with autocast_off(args):
+            record(private_copy(self.original), args, compare)
+        return {part.path: part.text for index, part in enumerate(parts) if index not in right}
+
+    def is_same(self, fast: nn.Module, args: tuple[Any, ...]) -> bool:
+        """Whether ``fast`` gives on ``args`` what the original gives."""
+        try:
+            return is_close(run(private_copy(fast), args), self.expected)
+        except Exception:  # of code that looks for a layer that is not there, say
+            return False
+
+
+def independent_copy(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` in evaluation mode, without gradients, that shares no memory with it."""
+    fresh: nn.Module = private_copy(unwrap(model))
+    for module in fresh.modules():
+        for name, parameter in module._parameters.items():
+            if type(parameter) is nn.Parameter:
+                parameter.data = parameter.data.clone()
+            elif parameter is not None:
+                module._parameters[name] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+    return fresh
+
+
+def leave_out_auxiliary_heads(model: nn.Module) -> None:
+    """Take out the heads that the zoo's nets use in training only."""
     for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, DROPOUTS):
-                setattr(module, name, nn.Identity())
-    if isinstance(model, (googlenet.GoogLeNet, inception_v3.InceptionV3)) and model.config.aux:
-        for name in ("aux1", "aux2", "AuxLogits"):
-            model._modules.pop(name, None)
-        model.config = model.config.changed(aux=False)
+        names = getattr(module, "auxiliary_heads", ())
+        if isinstance(module, Classifier) and is_plain(module) and any(name in module._modules for name in names):
+            for name in names:
+                module._modules.pop(name, None)
+            module.config = module.config.changed(aux=False)
 
 
-def rewrite(module: nn.Module, channels_last: bool) -> nn.Module:
-    """``module`` with everything in it rewritten, innermost first; or what takes its place."""
-    for name, child in list(module.named_children()):
-        setattr(module, name, rewrite(child, channels_last))
-    if type(module) is nn.Sequential:
-        children = [*module._modules, "", ""]
-        for place in range(len(module)):
-            chain(module, children[place], children[place + 1], children[place + 2])
-    for names in CHAINS.get(type(module), ()):
-        chain(module, *names)
-    if type(module) is nn.Conv2d:
-        return PackedConv2d.of(module, channels_last=channels_last)
-    if type(module) is nn.Linear:
-        return PackedLinear.of(module)
-    replacement = REWRITES.get(type(module))
-    if replacement is None or any(isinstance(each, nn.BatchNorm2d) for each in module.modules()):
-        return module
-    return replacement(module)
+def forget_kernels(model: nn.Module) -> None:
+    """Drop the weights laid out for the shape of the example."""
+    for module in model.modules():
+        vars(module).pop("_cache", None)
 
 
-def chain(module: nn.Module, layer_name: str, norm_name: str, activation_name: str) -> None:
-    """Draw the batch norm and the activation that follow a layer of ``module`` into it.
-
-    A name may be empty or that of something else; an Identity in between does not matter. Whatever cannot be drawn in
-    stays where it is, and what follows it too.
-    """
-    layer, norm = module._modules.get(layer_name), module._modules.get(norm_name)
-    last = ends(layer)
-    if not last or any(end.activation != NONE for end in last):
-        return
-    if type(norm) is nn.BatchNorm2d:
-        if norm.running_mean is None or norm.running_var is None or isinstance(layer, nn.Linear):
-            return
-        widths = [end.weight.shape[0] for end in last]
-        factor, offset = affine_of(norm)
-        for end, *affine in zip(last, factor.split(widths), offset.split(widths), strict=True):
-            fold(end, *affine)
-        setattr(module, norm_name, nn.Identity())
-    elif type(module) is nn.Sequential and type(norm) is not nn.Identity:
-        activation_name = norm_name  # what comes next is the activation, if it is one
-    activation = activation_of(module._modules.get(activation_name))
-    if activation not in (None, NONE):
-        for end in last:
-            end.activation = activation
-        setattr(module, activation_name, nn.Identity())
+def autocast_off(args: tuple[Any, ...]) -> Any:
+    """No autocast where the tensors of ``args`` are."""
+    devices = ["cpu"]
+    replace(args, Tensor, lambda tensor: devices.append(tensor.device.type))
+    return torch.autocast(devices[-1], enabled=False)
 
 
-def ends(layer: nn.Module | None) -> list[Any]:
-    """The packed layers whose outputs, side by side, are the output of ``layer``."""
-    if isinstance(layer, ablation.Branches):
-        return [layer.branch1x1, layer.branch3x3[-1], layer.branch5x5[-1], layer.branch_pool[-1]]
-    return [layer] if isinstance(layer, (PackedConv2d, PackedLinear)) else []
+def run(model: nn.Module, args: tuple[Any, ...]) -> Any:
+    """What ``model`` gives for ``args``, which it may change."""
+    with autocast_off(args):
+        return model(*replace(args, Tensor, torch.clone))
+
+
+def is_close(actual: Any, expected: Any) -> bool:
+    """Whether outputs, tensors or nested, are the same up to rounding."""
+    pairs: list[list[Tensor]] = [[], []]
+    replace(actual, Tensor, pairs[0].append)
+    replace(expected, Tensor, pairs[1].append)
+    return len(pairs[0]) == len(pairs[1]) > 0 and all(is_close_tensor(*pair) for pair in zip(*pairs, strict=True))
+
+
+def is_close_tensor(actual: Tensor, expected: Tensor) -> bool:
+    if actual.shape != expected.shape or actual.dtype != expected.dtype or actual.device != expected.device:
+        return False
+    if not expected.is_floating_point() or expected.numel() == 0:
+        return torch.equal(actual, expected)
+    tolerance = TOLERANCES.get(expected.dtype, 1e-1)
+    if expected.device.type != "cpu":
+        tolerance = max(tolerance, ON_ACCELERATORS)
+    actual, expected = actual.double(), expected.double()
+    finite = expected.isfinite()
+    largest = expected[finite].abs().max().item() if finite.any() else 0.0
+    return torch.allclose(actual, expected, rtol=0.0, atol=tolerance * largest, equal_nan=True)

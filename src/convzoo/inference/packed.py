@@ -7,18 +7,19 @@ results are still in the registers instead of in passes over memory of their own
 The rearranged weights are a cache: the layer's parameters stay what they are, state dict and copies know nothing of it,
 and it is made anew when the parameters or the shape of the input change. Wherever the kernels do not apply (another
 device or dtype, a gradient asked for, autocast, a compiler, exporter or counter at work) the layer computes the same
-function with the framework's own operators.
+function with torch's own operators. The kernels are private to torch: where they are missing, that is everywhere.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .winograd import Winograd, count_tiles, pays
+from .winograd import Winograd, count_tiles, is_faster
 
 
 class Activation(NamedTuple):
@@ -42,22 +43,36 @@ NONE, RELU, GELU = Activation(), Activation("relu"), Activation("gelu", (), "non
 
 
 def activation_of(module: nn.Module | None) -> Activation | None:
-    """What the kernels call ``module``; None if it is no activation that they know."""
-    if isinstance(module, nn.ReLU):
+    """``module`` as the kernels know it; None if it is no activation of theirs."""
+    if type(module) is nn.ReLU:
         return RELU
-    if isinstance(module, nn.Sigmoid):
+    if type(module) is nn.Sigmoid:
         return Activation("sigmoid")
-    if isinstance(module, nn.LeakyReLU):
+    if type(module) is nn.LeakyReLU:
         return Activation("leaky_relu", (module.negative_slope,))
-    if isinstance(module, nn.GELU) and module.approximate == "none":
-        return GELU
-    return NONE if isinstance(module, nn.Identity) else None
+    return GELU if type(module) is nn.GELU and module.approximate == "none" else None
 
 
-def packs(x: Tensor, weight: Tensor) -> bool:
+def find_kernels() -> bool:
+    """Whether this torch has the kernels, and a way to see whether somebody looks at the operators."""
+    names = ("_convolution_pointwise", "_convolution_pointwise_", "_linear_pointwise")
+    names += ("_reorder_convolution_weight", "_reorder_linear_weight")
+    try:
+        found = [getattr(torch.ops.mkldnn, name) for name in names]
+        found += [found[0].binary, found[1].binary, found[2].binary, torch._C._len_torch_dispatch_stack]
+    except AttributeError:
+        return False
+    return True
+
+
+KERNELS = find_kernels()
+
+
+def can_use_kernels(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernels apply to ``x``: plain float32 on the CPU, and nobody looks at the operators."""
     return bool(
-        not torch.compiler.is_compiling()
+        KERNELS
+        and not torch.compiler.is_compiling()
         and type(x) is Tensor
         and x.is_cpu
         and weight.is_cpu
@@ -75,7 +90,18 @@ def packs(x: Tensor, weight: Tensor) -> bool:
 class _Packed:
     """What the two layers share: the cache, and that copies and files leave it out."""
 
+    absorbed: tuple[str, ...] = ()  # what followed the layer, and now happens in it
     _cache: tuple[Any, Any] | None = None
+
+    def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """As ever, but with a warning where the hook will see something else than this layer's own output."""
+        if self.absorbed:
+            warnings.warn(
+                f"this layer of an optimised model does the work of what followed it too ({', '.join(self.absorbed)}), "
+                "and that is what the hook will see; hook the original model instead",
+                stacklevel=2,
+            )
+        return super().register_forward_hook(*args, **kwargs)  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_cache"}
@@ -84,6 +110,13 @@ class _Packed:
         """Changes with the parameters and with the shape of the input."""
         moved = (0, 0) if bias is None else (bias.data_ptr(), bias._version)
         return (weight.data_ptr(), weight._version, *moved, *shape)
+
+
+def like(cls: Any, layer: nn.Module) -> Any:
+    """A layer of class ``cls`` with the settings and the parameters of ``layer``."""
+    fresh = cls.__new__(cls)
+    fresh.__dict__ = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(layer).items()}
+    return fresh
 
 
 class PackedConv2d(_Packed, nn.Conv2d):
@@ -99,8 +132,7 @@ class PackedConv2d(_Packed, nn.Conv2d):
     @classmethod
     def of(cls, conv: nn.Conv2d, activation: Activation = NONE, *, channels_last: bool = True) -> PackedConv2d:
         """``conv`` as a packed layer with the same parameters."""
-        packed = cls.__new__(cls)
-        packed.__dict__ = dict(conv.__dict__)
+        packed = like(cls, conv)
         packed.activation, packed.channels_last = activation, channels_last
         if channels_last:
             packed.weight.data = packed.weight.data.contiguous(memory_format=torch.channels_last)
@@ -108,9 +140,16 @@ class PackedConv2d(_Packed, nn.Conv2d):
 
     def forward(self, x: Tensor, add: Tensor | None = None, overwrite: bool = False) -> Tensor:
         weight = self.weight
-        if not packs(x, weight) or self.padding_mode != "zeros" or isinstance(self.padding, str):
+        if (
+            not can_use_kernels(x, weight)
+            or x.ndim != 4
+            or self.padding_mode != "zeros"
+            or isinstance(self.padding, str)
+        ):
             out = super().forward(x)
             return self.activation(out if add is None else out + add)
+        if add is not None and add.shape != self._shape_for(x):
+            return self.activation(super().forward(x) + add)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         x = x.contiguous(memory_format=layout)
         key = self._key(weight, self.bias, *x.shape)
@@ -130,12 +169,21 @@ class PackedConv2d(_Packed, nn.Conv2d):
             return torch.ops.mkldnn._convolution_pointwise_.binary(add, x, *where, *how)
         return torch.ops.mkldnn._convolution_pointwise.binary(x, add, *where, *how)
 
+    def _shape_for(self, x: Tensor) -> tuple[int, ...]:
+        """The shape of what the convolution makes of ``x``."""
+        sides: list[int] = []
+        for side, kernel, stride, padding, dilation in zip(
+            x.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True
+        ):
+            sides.append((side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1)  # type: ignore[operator]
+        return (x.shape[0], self.out_channels, *sides)
+
     def _prepare(self, shape: torch.Size) -> Tensor | Winograd:
         """What the kernels want for maps of ``shape``."""
         geometry: Any = (self.padding, self.stride, self.dilation, self.groups)
         if (self.kernel_size, self.stride, self.dilation, self.groups) == ((3, 3), (1, 1), (1, 1), 1):
             rows, columns = count_tiles(shape, geometry[0])
-            if self.channels_last and pays(self.in_channels, self.out_channels, shape[0] * rows * columns):
+            if self.channels_last and is_faster(self.in_channels, self.out_channels, shape[0] * rows * columns):
                 return Winograd(self.weight, self.bias, geometry[0], shape)
         return torch.ops.mkldnn._reorder_convolution_weight(self.weight, *geometry, shape)
 
@@ -152,14 +200,13 @@ class PackedLinear(_Packed, nn.Linear):
     @classmethod
     def of(cls, linear: nn.Linear, activation: Activation = NONE) -> PackedLinear:
         """``linear`` as a packed layer with the same parameters."""
-        packed = cls.__new__(cls)
-        packed.__dict__ = dict(linear.__dict__)
+        packed = like(cls, linear)
         packed.activation = activation
         return packed
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         weight = self.weight
-        if not packs(x, weight):
+        if not can_use_kernels(x, weight) or x.shape[-1] != self.in_features:
             out = super().forward(x)
             return self.activation(out) if add is None else out + add
         rows = x.numel() // x.shape[-1]

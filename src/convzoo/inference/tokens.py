@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..models import t2t_vit
 from ..models.t2t_vit import KERNELS, TOKEN_DIM
+from .layers import is_plain
 from .packed import GELU, PackedConv2d, PackedLinear
 
 
@@ -68,6 +69,9 @@ class FastTokenAttention(nn.Module):
         reorder(block, block.kqv if isinstance(block, t2t_vit.TokenPerformer) else block.attn.qkv, kernel)
         if isinstance(block, t2t_vit.TokenTransformer):
             block.add_module("mlp", FastMlp(block.mlp))
+        else:
+            block.mlp[0].activation = GELU
+            block.drop = block.mlp[1] = block.mlp[3] = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         block = self.block
@@ -165,11 +169,9 @@ class FastT2TViT(t2t_vit.T2TViT):
 
     @classmethod
     def of(cls, model: t2t_vit.T2TViT) -> FastT2TViT:
-        """``model``, its blocks rewritten already, with a last block that can do with the class token."""
+        """``model``, whose last block is a :class:`FastBlock` that can do with the class token."""
         fast = cls.__new__(cls)
         fast.__dict__ = dict(model.__dict__)
-        last: Any = fast.blocks[-1]
-        last.attn = LastAttention(last.attn)
         return fast
 
     def forward(self, x: Tensor) -> Tensor:
@@ -181,13 +183,51 @@ class FastT2TViT(t2t_vit.T2TViT):
             return super().forward(x)
         x = self.embed(x)
         for block in blocks:
-            x = block(x)
+            x = block(x, None)
         return self.forward_head(self.norm(last(x, rows=1)))
 
 
-# what takes the place of a module whose linear layers are packed
-REWRITES: dict[type[nn.Module], Callable[..., nn.Module]] = {
-    t2t_vit.TokensToToken: FastTokensToToken,
-    t2t_vit.Block: FastBlock,
-    t2t_vit.T2TViT: FastT2TViT.of,
-}
+def fast_parts(
+    modules: dict[str, nn.Module], path: str, is_sealed: Callable[[str], bool]
+) -> Iterator[tuple[str, nn.Module]]:
+    """What can take the place of parts of the T2T-ViT at ``path`` of ``modules``, by path; last the net itself.
+
+    Only of parts that are what the net's config says, whose layers are packed, and for which ``is_sealed`` holds.
+    """
+    vit: Any = modules[path]
+    if type(vit) is not t2t_vit.T2TViT:
+        return
+    with torch.device("meta"):
+        reference = dict(t2t_vit.T2TViT(vit.config).eval().named_modules())
+    prefix = f"{path}." if path else ""
+
+    def is_stock(name: str) -> bool:
+        return name in reference and is_alike(modules[prefix + name], reference[name]) and is_sealed(prefix + name)
+
+    if is_stock("tokens_to_token"):
+        yield f"{prefix}tokens_to_token", FastTokensToToken(vit.tokens_to_token)
+    blocks = [f"blocks.{index}" for index in range(len(vit.blocks))]
+    for name in filter(is_stock, blocks):
+        block = FastBlock(modules[prefix + name])  # type: ignore[arg-type]
+        class_token_alone = name == blocks[-1] and is_stock("norm") and is_plain(vit)
+        if class_token_alone:
+            block.attn = LastAttention(block.attn)
+        yield prefix + name, block
+        if class_token_alone:
+            yield path, FastT2TViT.of(vit)
+
+
+def is_alike(module: nn.Module, reference: nn.Module) -> bool:
+    """Whether ``module`` is built as ``reference`` is, but that its linear layers are packed."""
+
+    def describe(each: nn.Module) -> list[object]:
+        kind = nn.Linear if type(each) is PackedLinear else type(each)
+        settings = {name: value for name, value in vars(each).items() if name[0] != "_" and name != "activation"}
+        tensors = [(name, type(tensor), None if tensor is None else tensor.shape) for name, tensor in (
+            *each._parameters.items(), *each._buffers.items())]  # fmt: skip
+        return [kind, settings, tensors, list(each._modules)]
+
+    if describe(module) != describe(reference):
+        return False
+    pairs = zip(module.children(), reference.children(), strict=True)
+    return all(is_alike(*pair) for pair in pairs)

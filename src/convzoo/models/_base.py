@@ -59,6 +59,7 @@ class Classifier(nn.Module):
         cam_method: how :func:`convzoo.cam` explains this net when it is left to choose.
         cam_layer: path of the module whose output Grad-CAM explains: the last convolution's maps, activated, before
             the final pooling. Empty where the maps that ``forward_features`` returns serve.
+        auxiliary_heads: names of the parts that only training uses, where the config has ``aux=True``.
     """
 
     fixed_size: bool = False
@@ -67,6 +68,7 @@ class Classifier(nn.Module):
     classifier_name: str = "fc"
     cam_method: Literal["cam", "hires_cam", "attention"] = "cam"
     cam_layer: str = ""
+    auxiliary_heads: tuple[str, ...] = ()
     stages: dict[str, str]
     feature_layers: tuple[str, ...]
     aux_heads: tuple[str, ...] = ()

@@ -112,6 +112,7 @@ class GoogLeNet(Classifier):
     can_checkpoint = True
     feature_layers = ("conv1", "lrn2", "norm3b", "inception4e", "norm5b")
     stages = {"stem": "maxpool2", "stage1": "norm3b", "stage2": "inception4e", "stage3": "norm5b"}
+    auxiliary_heads = ("aux1", "aux2")
     config: GoogLeNetConfig
 
     def __init__(self, config: GoogLeNetConfig) -> None:

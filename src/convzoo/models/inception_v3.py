@@ -195,6 +195,7 @@ class InceptionV3(Classifier):
     can_checkpoint = True
     feature_layers = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c")
     stages = {"stem": "maxpool2", "stage1": "Mixed_5d", "stage2": "Mixed_6e", "stage3": "Mixed_7c"}
+    auxiliary_heads = ("AuxLogits",)
     config: InceptionV3Config
 
     def __init__(self, config: InceptionV3Config) -> None:
