@@ -1,10 +1,11 @@
-"""Write the tables that come from the registry: docs/models.md, docs/index.md and the README's.
+"""Write what comes from the registry: the tables of the README and of docs, and the catalogue of the command line.
 
 python docs/generate.py            # write
 python docs/generate.py --check    # fail where a page is not what would be written
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 import convzoo
 
 ROOT = Path(__file__).resolve().parent.parent
+CATALOGUE = ROOT / "src" / "convzoo" / "commands" / "catalogue.json"
 BEGIN, END = "<!-- generated: {} -->", "<!-- end -->"
 
 
@@ -90,6 +92,26 @@ def mnist_rows() -> list[list[str]]:
     return rows
 
 
+def catalogue() -> str:
+    """What ``convzoo list`` shows of each model, so that it needs neither torch nor a network built."""
+    entries = {}
+    for name in convzoo.list_models():
+        info = convzoo.model_info(name)
+        with torch.device("meta"):
+            model = convzoo.create_model(name)
+        size = (info.in_chans, *info.img_size)
+        entries[name] = {
+            "family": info.family,
+            "params": info.params,
+            "macs": convzoo.profile(model, size).macs,
+            "input_size": list(size),
+            "num_classes": info.num_classes,
+            "year": info.year,
+        }
+    lines = [f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
 def pages() -> dict[str, str]:
     """The generated parts, by name."""
     models = table(
@@ -115,9 +137,10 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     parts, stale = pages(), []
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        old = path.read_text()
-        new = filled(old, parts)
+    new_texts = {path: filled(path.read_text(), parts) for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+    new_texts[CATALOGUE] = catalogue()
+    for path, new in sorted(new_texts.items()):
+        old = path.read_text() if path.exists() else ""
         if new != old:
             stale.append(path.relative_to(ROOT))
             if not check:

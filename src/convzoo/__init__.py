@@ -9,6 +9,7 @@ from .models import AuxLogits, Classifier
 from .registry import ModelInfo, create_model, list_models, model_info
 
 if TYPE_CHECKING:
+    from .comparison import compare
     from .explain import CAM, cam, cam_layers, feature_maps, overlay, show_cam, show_feature_maps, show_filters
     from .inference import optimize_for_inference
     from .profiling import Profile, profile, summary
@@ -47,6 +48,7 @@ __all__ = [
     "__version__",
     "cam",
     "cam_layers",
+    "compare",
     "create_model",
     "feature_maps",
     "list_models",
@@ -68,6 +70,7 @@ __all__ = [
 
 # Where the names live that are imported when they are first used, which keeps ``import convzoo`` short.
 _LATER = {
+    "comparison": "compare",
     "explain": "CAM cam cam_layers feature_maps overlay show_cam show_feature_maps show_filters",
     "inference": "optimize_for_inference",
     "profiling": "Profile profile summary",

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
-
-from . import __version__
-from .commands import cam, models, profile, weights
-from .weights import WeightsError
-
-COMMANDS = (models, profile, weights, cam)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it went well, 2 and one line on stderr when what was asked cannot be done."""
-    parser = argparse.ArgumentParser(prog="convzoo", description="The classic image classifiers, by name.")
-    parser.add_argument("--version", action="version", version=f"convzoo {__version__}")
-    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in COMMANDS:
-        module.add_commands(subparsers)
-    args = parser.parse_args(arguments)
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0 when it went well; 1 when some of what was asked could not be done (a file that is no
+        picture, no match); 2 and one line on stderr when nothing could; 130 when interrupted; 141 when the reader of
+        the output has gone.
+    """
     try:
-        args.run(args)
-    except (ValueError, TypeError, OSError, WeightsError) as error:
-        print(f"convzoo: {error}", file=sys.stderr)
-        return 2
-    return 0
+        from .commands.run import run
+
+        return run(arguments)
+    except KeyboardInterrupt:  # also during the imports, which take a second
+        print("convzoo: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -1,84 +1,195 @@
-"""``convzoo cam``: a picture of where a net with weights looks."""
+"""``convzoo cam``: pictures of where a net with weights looks."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import _options, _pictures
+
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ..models import Classifier
 
 VIEW = 224  # smaller pictures are enlarged to this many pixels, so that one sees something
+LARGEST = 1600  # larger ones are reduced to it
+GAP, LINE = 8, 18  # pixels between panels, and of a line of text
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def add_commands(subparsers: Any) -> None:
     """Add ``cam``."""
-    parser = subparsers.add_parser("cam", help="show where a net looks")
-    parser.add_argument("name", help="an architecture and the tag of its weights, such as fcn_gap.mnist")
-    parser.add_argument("image", type=Path, help="a picture; what weights of grey digits expect is white on black")
-    parser.add_argument("-o", "--out", type=Path, default=Path("cam.png"), help="the picture to write (cam.png)")
+    parser = subparsers.add_parser(
+        "cam",
+        help="show where a net looks",
+        description="Write a sheet: each picture, and beside it the picture with the heat of each class over it, with "
+        "names and percents, at the picture's own resolution.",
+        epilog="examples:\n  convzoo cam fcn_gap digit.jpg -o cam.png\n"
+        "  convzoo cam --weights lenet5 photos/ --top 3 -o sheet.png         a row a picture\n"
+        "  convzoo cam fcn_gap photos/*.jpg -o sheets/                       a sheet a picture\n"
+        "  convzoo cam fcn_gap digit.jpg --classes 3,8 --method layer_cam",
+    )
+    _pictures.add_picture_options(parser)
+    parser.add_argument("-o", "--out", default="cam.png", help="the picture to write, or a folder/ (cam.png)")
     parser.add_argument("--classes", help="names or numbers of the classes, with commas; without: the likeliest")
-    parser.add_argument("--top", type=int, default=1, help="so many of the likeliest classes (1)")
+    parser.add_argument("--top", type=_options.count, default=1, metavar="N", help="so many of the likeliest (1)")
     parser.add_argument("--method", default="auto", help="auto, cam, grad_cam, hires_cam, layer_cam, attention, ...")
     parser.add_argument("--layer", help="path of the module to explain; without: the family's own")
+    _options.add_format(parser, ("lines", "json"))
     parser.set_defaults(run=run_cam)
 
 
-def run_cam(args: argparse.Namespace) -> None:
-    """Write the image and one overlay per class side by side, and print a line for each class."""
-    from PIL import Image, UnidentifiedImageError
+def run_cam(args: argparse.Namespace) -> int:
+    """Write the sheets, and print a line for each class; 1 if a picture could not be read."""
+    out = Path(args.out)
+    many = args.out.endswith("/") or out.is_dir()
+    if not many and out.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"the picture is written as .png, .jpg or .webp, got {out.name!r}; name it so, or a folder: {args.out}/"
+        )
+    from .._images import require_pillow
 
-    from .. import cam, create_model
-    from ..weights.files import replacing
+    require_pillow()
+    source, images = _pictures.split_weights(args)
+    images = _pictures.find_images(images)
+    model = _pictures.load(source, args.arch)
+    target: Any = ("top", min(args.top, max(model.num_classes, 2))) if args.classes is None else None
+    target = target or [find_classes(model, args.classes)]
+    rows, written, status = [], [], 0
+    for name, image in _pictures.read_images(images):
+        if image is None:
+            status = 1
+            continue
+        try:
+            row = explain(model, image, target, args)
+        except ValueError as error:
+            _options.say(f"{name}: {error}")
+            status = 1
+            continue
+        row["image"] = name
+        rows.append(row)
+        if args.format == "lines":
+            print_row(row, alone=len(images) == 1)
+        if many:
+            written.append(save(draw_sheet([row]), out / f"{Path(name).stem if name != '-' else 'stdin'}.png"))
+    if rows and not many:
+        written.append(save(draw_sheet(rows), out))
+    if args.format == "json":
+        for row in rows:
+            del row["panels"]
+        _options.show_json({"images": rows, "written": [str(path) for path in written]})
+    elif rows:
+        print(f"{rows[0]['method']} at {rows[0]['layer']}: {', '.join(map(str, written))}")
+    return status
 
-    if args.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise ValueError(f"the picture is written as .png, .jpg or .webp, got {args.out.name!r}; name it so")
-    try:
-        with Image.open(args.image) as opened:
-            picture = opened.convert("L" if opened.mode in ("1", "L") else "RGB")
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{args.image} is not a picture that Pillow can read; give it a PNG or JPEG file") from error
-    model = create_model(args.name, pretrained=True)
-    images = model.preprocess(picture)
-    target: Any = ("top", args.top) if args.classes is None else [find_classes(model, args.classes)]
-    result = cam(model, images, target, method=args.method, layer=args.layer)
-    size = [max(side, round(side * VIEW / min(result.input_size))) for side in result.input_size]
-    heat = result.heatmap(normalize="joint")
-    sheet = draw_sheet(images[0], heat[0], result, (size[0], size[1]))
-    with replacing(args.out) as temporary:
-        sheet.save(temporary, format={"jpg": "jpeg"}.get(kind := args.out.suffix.lower()[1:], kind))
-    chances = result.logits.float().softmax(1)[0]
-    for k, number in enumerate(result.target[0].tolist()):
-        note = ", but nothing speaks for it" if result.empty[0, k] else ""
-        print(f"{label(model, number)}: {100 * float(chances[number]):.1f} %{note}")
-    print(f"{result.method} at {result.layer}: {args.out}")
+
+def explain(model: Classifier, image: Image, target: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """One picture: its classes with their probabilities, what was done to it, and the panels of its row."""
+    from .. import cam, overlay
+    from .._images import upright
+
+    view = _pictures.look(model, image, args)
+    transform = model.transform
+    assert transform is not None
+    result = cam(model, transform.normalise(view.pixels), target, method=args.method, layer=args.layer)
+    heat = result.heatmap(normalize="joint")[0]
+    picture = upright(image)
+    reduction = max(picture.size) / LARGEST
+    box = view.box
+    if reduction > 1:
+        picture = picture.resize((round(picture.width / reduction), round(picture.height / reduction)))
+        box = type(box)(*(value / reduction for value in box))
+    style: dict[str, Any] = {"box": box, "min_side": VIEW, "ground": transform.ground}
+    panels = [(overlay(picture, heat[0] * 0, **style), ["image"])]
+    classes = []
+    for k, number in enumerate(result.target[0].tolist() if result.target is not None else []):
+        name, chance = _pictures.class_name(model, number), float(result.probabilities[0, number])
+        empty = bool(result.empty[0, k])
+        lines = [name, f"{100 * chance:.1f} %" + (", nothing speaks for it" if empty else "")]
+        panels.append((overlay(picture, heat[k], **style), lines))
+        classes.append({"class": name, "probability": chance, "empty": empty})
+    done = _pictures.notes(model, view)
+    return {"classes": classes, "notes": done, "method": result.method, "layer": result.layer, "panels": panels}
 
 
-def draw_sheet(image: Any, heat: Any, result: Any, size: tuple[int, int]) -> Any:
-    """The image, and beside it the image with each map of ``heat`` (K, H, W) over it, each of ``size``."""
-    from PIL import Image
+def print_row(row: dict[str, Any], *, alone: bool) -> None:
+    """A line for each class of a picture, and one for each thing that was done to it."""
+    for entry in row["classes"]:
+        note = ", but nothing speaks for it" if entry["empty"] else ""
+        where = "" if alone else f"{row['image']}: "
+        print(f"{where}{entry['class']}: {100 * entry['probability']:.1f} %{note}")
+    for note in row["notes"]:
+        _options.say(f"{row['image']}: {note}")
 
-    from ..explain import overlay
 
-    look = {"mean": result.mean, "std": result.std, "size": size}
-    panels = [overlay(image, heat[0] * 0, **look), *(overlay(image, one, **look) for one in heat)]
-    sheet = Image.new("RGB", (len(panels) * (size[1] + 4) - 4, size[0]), "white")
-    for index, panel in enumerate(panels):
-        sheet.paste(panel, (index * (size[1] + 4), 0))
+def draw_sheet(rows: Sequence[dict[str, Any]]) -> Image:
+    """A row of panels for each picture, with words over each, on white; a bar at the right tells the colours."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    widths = [sum(panel.width + GAP for panel, _ in row["panels"]) for row in rows]
+    heights = [2 * LINE + max(panel.height for panel, _ in row["panels"]) + GAP for row in rows]
+    bar = colour_bar(heights[0] - 2 * LINE - GAP)
+    sheet = Image.new("RGB", (max(widths) + GAP + bar.width, sum(heights) + GAP), "white")
+    pen, top = ImageDraw.Draw(sheet), GAP
+    pen.font = ImageFont.load_default(13)
+    for row, height in zip(rows, heights, strict=True):
+        left = GAP
+        for panel, lines in row["panels"]:
+            for number, text in enumerate(lines[-2:], 2 - len(lines[-2:])):
+                pen.text((left, top + number * LINE), fitting(pen, text, panel.width), fill="black")
+            sheet.paste(panel, (left, top + 2 * LINE))
+            left += panel.width + GAP
+        top += height
+    sheet.paste(bar, (sheet.width - bar.width, GAP + 2 * LINE))
     return sheet
 
 
+def colour_bar(height: int) -> Image:
+    """Which colour is how much heat."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    from ..explain import colorize
+
+    bar = Image.new("RGB", (56, height), "white")
+    strip = colorize(np.linspace(1, 0, height)[:, None].repeat(12, 1))
+    bar.paste(Image.fromarray(np.rint(strip * 255).astype(np.uint8)), (0, 0))
+    pen = ImageDraw.Draw(bar)
+    pen.text((16, 0), "peak", fill="black")
+    pen.text((16, height - 12), "none", fill="black")
+    return bar
+
+
+def fitting(pen: Any, text: str, width: int) -> str:
+    """``text``, cut to ``width`` pixels."""
+    if pen.textlength(text) <= width:
+        return text
+    while text and pen.textlength(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text}..." if text else ""
+
+
+def save(sheet: Image, path: Path) -> Path:
+    """Write a picture in one step; its folder is made."""
+    from ..weights.files import replacing
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        sheet.save(temporary, format={"jpg": "jpeg"}.get(kind := path.suffix.lower()[1:], kind))
+    return path
+
+
 def find_classes(model: Classifier, words: str) -> list[int]:
-    """Names, identifiers or numbers with commas between them, as numbers of classes."""
-    names, identifiers = (list(model.weights.classes), list(model.weights.class_ids)) if model.weights else ([], [])
+    """Names or numbers with commas between them, as numbers of classes."""
+    names = list(model.weights.classes) if model.weights else []
     found = []
     for word in (part.strip() for part in words.split(",")):
         if word in names:
             found.append(names.index(word))
-        elif word in identifiers:
-            found.append(identifiers.index(word))
-        elif word.isdigit() and int(word) < model.num_classes:
+        elif word.isdecimal() and int(word) < model.num_classes:
             found.append(int(word))
         else:
             known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
@@ -87,9 +198,3 @@ def find_classes(model: Classifier, words: str) -> list[int]:
                 + (f", or one of {known}" * bool(names))
             )
     return found
-
-
-def label(model: Classifier, number: int) -> str:
-    """A class in words where the weights have some."""
-    names = model.weights.classes if model.weights else ()
-    return names[number] if names else f"class {number}"

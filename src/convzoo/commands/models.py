@@ -1,39 +1,151 @@
-"""``convzoo list`` and ``convzoo info``: what there is."""
+"""``convzoo list`` and ``convzoo info``: what there is. Listing needs no torch: it reads the generated catalogue."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+import json
+from pathlib import Path
 from typing import Any
 
-from .. import registry
+from .._checks import did_you_mean, match_names, natural_key
+from .._table import Column, Table, short, times
+from . import _options
+
+CATALOGUE = Path(__file__).parent / "catalogue.json"  # written by docs/generate.py
+COLUMNS = (
+    Column("name", "model"),
+    Column("family", "family"),
+    Column("params", "params", short, True),
+    Column("macs", "MACs", short, True),
+    Column("input_size", "input", times),
+    Column("num_classes", "classes", str, True),
+    Column("year", "year", str, True),
+    Column("weights", "weights", ", ".join),
+)
+SORTS = ("name", "family", "params", "macs", "year")
 
 
 def add_commands(subparsers: Any) -> None:
     """Add ``list`` and ``info``."""
-    parser = subparsers.add_parser("list", help="name the models")
-    parser.add_argument("pattern", nargs="?", default="*", help="wildcards, as in 'resnet*'")
+    parser = subparsers.add_parser(
+        "list",
+        help="list the models",
+        description="List the models: parameters, MACs for one image of their own size, input, classes, weights.",
+        epilog="examples:\n  convzoo list resnet                            whose names hold a word\n"
+        "  convzoo list 'vgg*_bn' --sort params           wildcards, in quotes\n"
+        "  convzoo list --max-params 5M --max-macs 1G     small and quick ones\n"
+        "  convzoo list --pretrained --names              names of weights, one a line\n"
+        "  convzoo list --family lenet --json             for programs",
+    )
+    parser.add_argument("pattern", nargs="*", metavar="PATTERN", help="names, wildcards, or a part of the name")
     parser.add_argument("--family", help="one family only")
-    parser.add_argument("--pretrained", action="store_true", help="name the weights instead")
+    parser.add_argument("--max-params", type=_options.number, metavar="N", help="at most so many parameters: 5M")
+    parser.add_argument("--max-macs", type=_options.number, metavar="N", help="at most so many MACs an image: 1G")
+    parser.add_argument("--pretrained", action="store_true", help="only models with weights; with --names the weights")
+    parser.add_argument("--sort", choices=SORTS, default="name", help="by which column (name)")
+    parser.add_argument("--names", action="store_true", help="names alone, one a line")
+    _options.add_format(parser)
     parser.set_defaults(run=run_list)
-    parser = subparsers.add_parser("info", help="tell what is known of a model")
-    parser.add_argument("name")
+    parser = subparsers.add_parser(
+        "info",
+        help="tell what is known of models and weights",
+        description="Tell what is known of models (paper, sizes, options, weights) and of weights (recipe, input, "
+        "accuracy, classes).",
+        epilog="examples:\n  convzoo info resnet18               a model\n"
+        "  convzoo info lenet5.mnist           weights\n  convzoo info 'lenet*' --json        several, for programs",
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a model, or weights; wildcards in quotes")
+    _options.add_format(parser, ("table", "json"))
     parser.set_defaults(run=run_info)
 
 
-def run_list(args: argparse.Namespace) -> None:
-    """Print one name a line."""
-    for name in registry.list_models(args.pattern, family=args.family, pretrained=args.pretrained):
-        print(name)
+def read_catalogue() -> dict[str, dict[str, Any]]:
+    """The architectures by name, with what the list shows of them."""
+    return json.loads(CATALOGUE.read_text(encoding="utf-8"))
 
 
-def run_info(args: argparse.Namespace) -> None:
-    """Print one fact a line."""
-    for key, value in asdict(registry.model_info(args.name)).items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{option}={default!r}" for option, default in value.items())
-        elif isinstance(value, tuple):
-            value = (" x " if key == "img_size" else ", ").join(map(str, value))
-        elif isinstance(value, int) and not isinstance(value, bool) and key != "year":
-            value = f"{value:,}"
-        print(f"{key:12} {'none' if value in ('', None) else value}")
+def find(patterns: list[str], names: list[str]) -> list[str]:
+    """The names that any of the patterns means: as it is, by wildcards, or else as a part of the name."""
+    found: dict[str, None] = {}
+    for pattern in patterns or ["*"]:
+        some = match_names(pattern, names) or match_names(f"*{pattern.lower()}*", names)
+        found.update(dict.fromkeys(some))
+    return list(found)
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Print a line a model; 1 if there is none."""
+    from ..weights.entries import list_weights
+
+    catalogue = read_catalogue()
+    families = sorted({entry["family"] for entry in catalogue.values()})
+    if args.family is not None and args.family not in families:
+        hint = did_you_mean(args.family, families)
+        raise ValueError(f"unknown family {args.family!r}; {hint}the families are {', '.join(families)}")
+    tags: dict[str, list[str]] = {name: [] for name in catalogue}
+    for weights in list_weights():
+        architecture, _, tag = weights.partition(".")
+        tags.setdefault(architecture, []).append(tag)
+    rows = [
+        {"name": name, **entry, "weights": tags[name]}
+        for name, entry in catalogue.items()
+        if args.family in (None, entry["family"])
+        and entry["params"] <= (args.max_params or float("inf"))
+        and entry["macs"] <= (args.max_macs or float("inf"))
+        and (tags[name] or not args.pretrained)
+    ]
+    kept = set(find(args.pattern, [row["name"] for row in rows]))
+    rows = sorted((row for row in rows if row["name"] in kept), key=lambda row: natural_key(row["name"]))
+    rows.sort(key=lambda row: 0 if args.sort == "name" else (row[args.sort] is None, row[args.sort] or 0))
+    if not rows:
+        asked = " ".join(map(repr, args.pattern))
+        hint = did_you_mean(args.pattern[0], catalogue) if args.pattern else ""
+        _options.say(f"no model matches {asked or 'these limits'}; {hint}'convzoo list' names all {len(catalogue)}")
+        return 1
+    if not args.names:
+        _options.show(Table(COLUMNS, rows), args.format)
+        return 0
+    names = [row["name"] for row in rows]
+    if args.pretrained:
+        names = [f"{name}.{tag}" for name in names for tag in tags[name]]
+    if args.format == "json":
+        _options.show_json(names)
+    else:
+        print("\n".join(names))
+    return 0
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """Print a fact a line, for each name."""
+    from dataclasses import asdict
+
+    from .. import model_info, weight_info
+    from ..comparison import expand, take
+
+    facts = []
+    for name in (name for pattern in args.names for name in expand(pattern)):
+        if "." in name:
+            entry = asdict(weight_info(name))
+            facts.append({key: value for key, value in entry.items() if value not in ("", (), None, {})})
+        else:
+            entry = asdict(model_info(name))
+            facts.append({**entry, "macs": take(name)[0].macs})
+    if args.format == "json":
+        _options.show_json(facts if len(facts) > 1 else facts[0])
+        return 0
+    for index, fact in enumerate(facts):
+        print("\n" * bool(index), end="")
+        width = max(map(len, fact))
+        for key, value in fact.items():
+            print(f"{key:{width}}  {_shown(key, value)}")
+    return 0
+
+
+def _shown(key: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={one!r}" for name, one in value.items()) or "none"
+    if isinstance(value, (tuple, list)):
+        return (" x " if key == "img_size" else ", ").join(map(str, value)) or "none"
+    if isinstance(value, int) and not isinstance(value, bool) and key != "year":
+        return f"{value:,}"
+    return "none" if value in ("", None) else str(value)

@@ -3,92 +3,82 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
-import torch
+from . import _options
 
-from .. import profiling, registry
+COUNTERS = ("convzoo", "thop", "torchinfo")
 
 
 def add_commands(subparsers: Any) -> None:
     """Add ``profile`` and ``compare``."""
-    parser = subparsers.add_parser("profile", help="count parameters, MACs and memory of a model")
-    parser.add_argument("name")
-    add_size(parser)
-    parser.add_argument("--num-classes", type=int, help="length of the logits")
-    parser.add_argument("--depth", type=int, default=1, help="levels of modules to show (1)")
-    parser.add_argument("--counter", choices=profiling.COUNTERS, default="convzoo", help="whose count")
+    parser = subparsers.add_parser(
+        "profile",
+        help="count parameters, MACs and memory, layer by layer",
+        description="Count parameters, MACs and memory of a model, layer by layer. No weight is drawn or loaded.",
+        epilog="examples:\n  convzoo profile resnet50 --depth 2\n"
+        "  convzoo profile resnet18 -o stem=small --input 64 --num-classes 200\n"
+        "  convzoo profile lenet5.mnist --json            as the weights were trained\n"
+        "  convzoo profile resnet18 --check               against thop's count",
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a model, or weights; wildcards in quotes")
+    _options.add_net_options(parser)
+    parser.add_argument("--depth", type=_options.count, default=1, metavar="N", help="levels of modules to show (1)")
+    parser.add_argument("--counter", choices=COUNTERS, default="convzoo", help="whose count (convzoo)")
     parser.add_argument("--check", action="store_true", help="explain the difference to thop's count")
-    parser.add_argument("--format", choices=("table", "markdown", "json"), default="table")
+    _options.add_format(parser)
     parser.set_defaults(run=run_profile)
-    parser = subparsers.add_parser("compare", help="models side by side")
-    parser.add_argument("names", nargs="+", metavar="name")
-    add_size(parser)
-    parser.add_argument("--format", choices=("table", "markdown"), default="table")
+    parser = subparsers.add_parser(
+        "compare",
+        help="what models cost, side by side",
+        description="What models cost, side by side. No weight is drawn or loaded.",
+        epilog="examples:\n  convzoo compare resnet50 t2t_vit_14 inception_v3\n"
+        "  convzoo compare 'resnet*' 'vgg*_bn' --input 64 --markdown\n"
+        "  convzoo compare '*.mnist' --csv                weights, with their accuracy",
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help="models, or weights; wildcards in quotes")
+    _options.add_net_options(parser)
+    _options.add_format(parser)
+    for form in ("markdown", "csv"):
+        parser.add_argument(f"--{form}", dest="format", action="store_const", const=form, help=f"--format {form}")
     parser.set_defaults(run=run_compare)
 
 
-def add_size(parser: argparse.ArgumentParser) -> None:
-    """The option that both commands have."""
-    parser.add_argument(
-        "--input", nargs=3, type=int, metavar=("C", "H", "W"), help="channels, height, width (each model's own)"
-    )
+def run_profile(args: argparse.Namespace) -> int:
+    """Print the table of each model."""
+    from ..comparison import expand, take
 
-
-def take(
-    name: str, size: list[int] | None, num_classes: int | None = None, counter: str = "convzoo"
-) -> profiling.Profile:
-    """The profile of a registered model, built without memory for an input of ``size``."""
-    with torch.device("meta"):
-        if size is None:
-            config = registry.make_config(name, num_classes)
+    names = [name for pattern in args.names for name in expand(pattern)]
+    taken = [take(name, args.input, args.num_classes, dict(args.option), args.counter)[0] for name in names]
+    if args.format == "json" and not args.check:
+        dicts = [profile.to_dict() for profile in taken]
+        _options.show_json(dicts if len(dicts) > 1 else dicts[0])
+        return 0
+    for index, profile in enumerate(taken):
+        print("\n" * bool(index), end="")
+        if args.check:
+            print(profile.check("thop"))
+        elif args.format == "csv":
+            print(layers(profile, args.depth).to_csv(), end="")
+        elif args.format == "markdown":
+            print(profile.to_markdown(args.depth))
         else:
-            chans, height, width = size
-            config = registry.make_config(name, num_classes, chans, (height, width))
-        model = registry.build(config)
-    return profiling.profile(model, (model.in_chans, *model.img_size), counter=counter)
+            print(profile if args.depth == 1 else profile.tree(args.depth))
+    return 0
 
 
-def run_profile(args: argparse.Namespace) -> None:
-    """Print the table of one model."""
-    profile = take(args.name, args.input, args.num_classes, args.counter)
-    if args.check:
-        print(profile.check("thop"))
-    elif args.format == "json":
-        print(json.dumps(profile.to_dict(), indent=2))
-    elif args.format == "markdown":
-        print(profile.to_markdown(args.depth))
-    elif args.depth == 1:
-        print(profile)
-    else:
-        print(profile.tree(args.depth))
+def layers(profile: Any, depth: int) -> Any:
+    """The layers of a profile, down to ``depth``, as a table."""
+    from .._table import Column, Table
+
+    keys = ("path", "type", "output_shape", "params", "macs", "share", "calls")
+    rows = [layer._asdict() for layer in profile.layers[1:] if layer.depth <= depth]
+    return Table([Column(key, key) for key in keys], rows)
 
 
-def run_compare(args: argparse.Namespace) -> None:
+def run_compare(args: argparse.Namespace) -> int:
     """Print one model a line."""
-    head = ("model", "input", "params", "MACs", "FLOPs", "activations", "params MB", "maps MB")
-    rows: list[tuple[str, ...]] = [head]
-    for name in args.names:
-        profile = take(name, args.input)
-        rows.append((
-            name,
-            "x".join(map(str, profile.input_shape[1:])),
-            f"{profile.params:,}",
-            f"{profile.macs:,}",
-            f"{profile.flops:,}",
-            f"{profile.activations:,}",
-            f"{profile.param_bytes / 1e6:.1f}",
-            f"{profile.peak_activation_bytes / 1e6:.1f}",
-        ))  # fmt: skip
-    if args.format == "markdown":
-        rows.insert(1, ("---", "---", *["---:"] * 6))
-        print("\n".join(f"| {' | '.join(row)} |" for row in rows))
-        return
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
+    from ..comparison import compare
+
+    _options.show(compare(args.names, args.input, num_classes=args.num_classes, options=dict(args.option)), args.format)
+    return 0

@@ -9,6 +9,7 @@ import atexit
 import functools
 import importlib.resources
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -191,6 +192,8 @@ def read_table() -> tuple[dict[str, WeightInfo], dict[str, str]]:
 
 def all_entries() -> dict[str, WeightInfo]:
     """The table's entries, and those of the folders of repositories."""
+    if not os.environ.get("CONVZOO_WEIGHTS") and not LARGE.is_dir():
+        return dict(read_table()[0])  # without what reads weights, which needs torch
     from .find import folder_entries
 
     return {**folder_entries(), **read_table()[0]}

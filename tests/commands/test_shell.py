@@ -1,0 +1,153 @@
+"""What a shell sees: exit status, one line for what went wrong, pipes, interrupts, missing libraries, completion."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import convzoo
+from convzoo.__main__ import main
+from convzoo.commands.run import make_parser
+
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
+RUN = [sys.executable, "-m", "convzoo"]
+
+
+def shell(*arguments, code=None, **options):
+    command = [sys.executable, "-c", code, *arguments] if code else [*RUN, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["weights"], ["profile", "resnet18", "--depth", "4"], ["--help"]])
+def test_a_reader_that_has_seen_enough(arguments):
+    process = subprocess.Popen([*RUN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 141
+    assert errors == b""
+
+
+def test_an_interrupt_is_one_line():
+    command = [*RUN, "predict", "lenet5", *[str(DIGITS / "3.png")] * 20_000]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline().startswith(str(DIGITS / "3.png"))
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "convzoo: interrupted\n"
+
+
+def test_an_interrupt_during_the_imports():
+    process = subprocess.Popen([*RUN, "profile", "resnet18"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(0.35)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    if process.returncode != -signal.SIGINT:  # before Python had begun
+        assert process.returncode == 130
+        assert errors.splitlines()[-1] == "convzoo: interrupted"
+
+
+@pytest.mark.parametrize(
+    ("library", "arguments", "words"),
+    [
+        ("PIL", ["predict", "lenet5", str(DIGITS / "3.png")], "pictures need Pillow: pip install 'convzoo[pictures]'"),
+        ("PIL", ["cam", "fcn_gap", str(DIGITS / "3.png")], "pictures need Pillow"),
+        ("thop", ["profile", "lenet5", "--counter", "thop"], "thop"),
+    ],
+)
+def test_a_missing_library_is_one_line(library, arguments, words, tmp_path):
+    code = (
+        f"import sys; sys.modules[{library!r}] = None; from convzoo.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = shell(*arguments, code=code, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_cam_needs_no_matplotlib(tmp_path):
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; from convzoo.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = shell("cam", "fcn_gap", str(DIGITS / "3.png"), code=code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "cam.png").is_file()
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["weights"], ["list", "foo"], ["--help"], ["completion", "bash"]])
+def test_what_needs_no_torch_does_not_import_it(arguments):
+    code = (
+        "import sys; from convzoo.__main__ import main; main(sys.argv[1:]); "
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert shell(*arguments, code=code).returncode == 0
+
+
+def test_a_mistyped_command():
+    for arguments, words in ((["lst"], "did you mean 'list'"), ([], "required: COMMAND"), (["list", "-x"], "-x")):
+        done = shell(*arguments)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_version(capsys):
+    for flag in ("-V", "--version"):
+        assert main([flag]) == 0
+        assert capsys.readouterr().out == f"convzoo {convzoo.__version__}\n"
+
+
+def commands():
+    (action,) = [action for action in make_parser()._actions if action.dest == "==SUPPRESS==" and action.choices]
+    return action.choices
+
+
+@pytest.mark.parametrize("name", list(commands()))
+def test_every_help_has_examples_that_parse(name, capsys):
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    examples = [
+        line.split("  #")[0].strip() for line in text.partition("examples:")[2].splitlines() if "convzoo" in line
+    ]
+    assert examples
+    for example in examples:
+        words = example[example.index("convzoo") :].split("   ")[0].removesuffix(")").replace("'", "").split()
+        arguments = [word for word in words[1:] if word not in (">",)]
+        make_parser().parse_args(arguments[:2] if name == "completion" else arguments)
+
+
+def test_every_argument_says_what_it_is():
+    for name, parser in commands().items():
+        for action in parser._actions:
+            assert action.help or action.choices, (name, action.dest)
+
+
+@pytest.mark.parametrize("kind", ["bash", "zsh", "fish"])
+def test_completion_is_a_sound_script(kind, capsys, tmp_path):
+    assert main(["completion", kind]) == 0
+    script = capsys.readouterr().out
+    for word in ("list", "max-params", "predict", "no-prepare"):
+        assert word in script
+    if shutil.which(kind):
+        (tmp_path / "script").write_text(script)
+        subprocess.run([kind, "-n", tmp_path / "script"], check=True)
+
+
+def test_completion_in_bash(capsys, tmp_path):
+    main(["completion", "bash"])
+    (tmp_path / "convzoo").write_text(f'#!/bin/sh\nexec {sys.executable} -m convzoo "$@"\n')
+    (tmp_path / "convzoo").chmod(0o755)
+    (tmp_path / "script").write_text(
+        f"PATH={tmp_path}:$PATH\n"
+        + capsys.readouterr().out
+        + 'complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _convzoo\n'
+        'echo "${COMPREPLY[@]}"; }\n'
+        "complete_words convzoo pro\ncomplete_words convzoo list --max-p\ncomplete_words convzoo profile resnet1\n"
+    )
+    done = subprocess.run(["bash", tmp_path / "script"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["profile", "--max-params", "resnet18 resnet101 resnet152"]
