@@ -498,8 +498,8 @@ class TestCommand:
         assert len(printed) == 3
         assert printed[2] == f"cam at relu3: {out}"
         with Image.open(out) as picture:
-            assert picture.size == (3 * 448 + 8, 224)
-            first = pixels(picture)[:, :448]
+            assert picture.size == (3 * (448 + 8) + 8 + 56, 8 + 36 + 224 + 8)
+            first = pixels(picture)[44:268, 8:456]
         shown = pixels(Image.open(digit).resize((448, 224), Image.Resampling.NEAREST))
         assert abs(first - shown).max() <= 1  # the image itself, its normalisation undone
 
@@ -514,13 +514,13 @@ class TestCommand:
 
     def test_refused(self, weights, digit, tmp_path, capsys):
         (tmp_path / "text.png").write_text("no picture")
-        for arguments, words in (
-            ([weights, str(tmp_path / "text.png")], "is not a picture that Pillow can read"),
-            ([weights, str(tmp_path / "none.png")], "No such file"),
-            ([weights, str(digit), "-o", "out.txt"], "written as .png, .jpg or .webp, got 'out.txt'"),
-            (["fcn_gap.none", str(digit)], "fcn_gap.none"),
+        for arguments, words, status in (
+            ([weights, str(tmp_path / "text.png")], "is not a picture that Pillow can read", 1),
+            ([weights, str(tmp_path / "none.png")], "No such file", 1),
+            ([weights, str(digit), "-o", "out.txt"], "written as .png, .jpg or .webp, got 'out.txt'", 2),
+            (["fcn_gap.none", str(digit)], "fcn_gap.none", 2),
         ):
-            assert main(["cam", *arguments]) == 2
+            assert main(["cam", *arguments]) == status
             error = capsys.readouterr().err
             assert words in error
             assert error.count("\n") == 1
