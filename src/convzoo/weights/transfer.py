@@ -183,6 +183,7 @@ class _Transfer:
         self.received = 0  # bytes of the file that are there
         self.furthest = 0  # that ever were: a server that knows no ranges begins again
         self.renewed = False  # the address, once
+        self.last = time.monotonic()  # when something came
         self.seconds = constants.HF_HUB_DOWNLOAD_TIMEOUT if asker.patient else min(PROBE_SECONDS, 10)
         self.bar: Any = None
 
@@ -220,12 +221,15 @@ class _Transfer:
             headers = {key: value for key, value in headers.items() if key.lower() != "authorization"}
         if self.received:
             headers["Range"] = f"bytes={self.received}-"
+        self.last = time.monotonic()
         with client.stream(self.stated.location, headers, self.seconds) as (answer, pieces):
+            self.last = time.monotonic()
             continued = answer.headers.get("Content-Range", "").startswith(f"bytes {self.received}-")
             if self.received and not (answer.status_code == 206 and continued):
                 self.begin_again()
             for piece in pieces:
                 self.beat()
+                self.last = time.monotonic()
                 if self.received + len(piece) > self.limit:
                     raise WeightsCorrupted(
                         f"{self.what} is longer than the {self.limit:,} bytes stated; try again later, or from another "
@@ -250,9 +254,8 @@ class _Transfer:
         if client.status_of(error) == 416:  # the server has less than what is here
             self.begin_again()
             return True
-        if client.is_transport(error, "ReadTimeout"):
-            return self.asker.patient
-        return client.is_busy(error) or client.is_transport(error)
+        silent = time.monotonic() - self.last > 0.9 * self.seconds  # requests has no class of its own for this
+        return client.is_busy(error) or (client.is_transport(error) and (self.asker.patient or not silent))
 
     def renew(self, error: Exception) -> bool:
         """Ask for the address anew, once: those of the download host are good for some minutes only."""
