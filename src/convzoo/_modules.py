@@ -27,6 +27,7 @@ WRAPPERS = {
     "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "_fsdp_wrapped_module",
     "torch.optim.swa_utils.AveragedModel": "module",
 }
+NAMES_INSIDE = frozenset(WRAPPERS.values())
 FORWARD_HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
@@ -47,12 +48,13 @@ def unwrap(model: nn.Module) -> nn.Module:
         >>> unwrap(nn.DataParallel(torch.compile(layer))) is layer
         True
     """
-    while True:
+    while not NAMES_INSIDE.isdisjoint(model._modules):
         names = (WRAPPERS.get(f"{kind.__module__}.{kind.__qualname__}") for kind in type(model).__mro__)
         inner = next((model._modules[name] for name in names if name), None)
         if inner is None:
-            return model
+            break
         model = inner
+    return model
 
 
 def autocast_off(device: torch.device) -> contextlib.AbstractContextManager[None]:

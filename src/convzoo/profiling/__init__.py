@@ -160,17 +160,20 @@ def run(recorded: RecordedModel, inputs: Inputs) -> Profile:
             ) from error
         add_location(error, recorder, shape)
         raise
-    parameters = recorded.parameters.values()
+    trainable = param_bytes = 0
+    for parameter in recorded.parameters.values():
+        trainable += parameter.numel() if parameter.requires_grad else 0
+        param_bytes += parameter.nbytes if type(parameter) is nn.Parameter else tensor_bytes(parameter)
     return Profile(
         model=model_name(recorded.root),
         input_shape=shape,
         params=sum(record.own_params for record in recorded.records),
-        trainable_params=sum(each.numel() for each in parameters if each.requires_grad),
+        trainable_params=trainable,
         buffers=sum(buffer.numel() for buffer in recorded.buffers.values()),
         macs=recorder.macs,
         uncounted=tuple(sorted(recorder.uncounted)),
         activations=recorder.activations,
-        param_bytes=sum(map(tensor_bytes, parameters)),
+        param_bytes=param_bytes,
         peak_activation_bytes=recorder.peak_bytes,
         layers=tuple(recorded.layers()),
     )

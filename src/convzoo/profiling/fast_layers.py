@@ -33,6 +33,8 @@ FAST_LAYERS: dict[type[nn.Module], Callable[[Any], Call | None]] = {
         else None
     ),
 }
+# Types of attributes that can be looked at without a copy: sizes, names, flags, weights.
+UNCHANGING = (int, bool, float, str, tuple, nn.Parameter)
 
 
 class FastLayerRecord(ModuleRecord):
@@ -53,12 +55,6 @@ class FastLayerRecord(ModuleRecord):
         if self.copy is None:
             self.copy = self.expand(self, self.layer)
         return self.copy
-
-    def close(self) -> None:
-        """Let go of the model."""
-        super().close()
-        self.arguments, self.copy = (), None
-        del self.layer, self.expand
 
 
 class FastLayer:
@@ -96,7 +92,13 @@ class FastLayer:
         return type(self._record.layer)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._record.expanded(), name)
+        record: FastLayerRecord = self._record
+        if record.copy is None and name != "training":
+            state = record.layer.__dict__
+            value = state[name] if name in state else state["_parameters"].get(name)
+            if type(value) in UNCHANGING:
+                return value
+        return getattr(record.expanded(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._record.expanded(), name, value)

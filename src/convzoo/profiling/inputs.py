@@ -43,13 +43,15 @@ def make_inputs(model: nn.Module, given: Any, dtype: torch.dtype, batch_dim: int
             f"batch_dim is the dimension of the batch in the inputs, got {batch_dim!r:.60}; "
             "pass 0, 1 for sequence first, or None where there is no batch"
         )
+    if isinstance(given, Mapping):
+        given = dict(given)
     if next(tensors_in(given), None) is None:
         sizes = input_sizes(unwrap(model), given)
         return (torch.empty((1, *sizes), dtype=dtype, device=META),), {}
-    if isinstance(given, Mapping):
+    if isinstance(given, dict):
         if not all(isinstance(name, str) for name in given):
             raise TypeError(f"a dict of inputs has the names of forward's arguments, got {list(given)!r:.80}; {ADVICE}")
-        return (), one_image(dict(given), batch_dim)
+        return (), one_image(given, batch_dim)
     return one_image((given,) if isinstance(given, Tensor) else tuple(given), batch_dim), {}
 
 

@@ -6,6 +6,7 @@ it only moves, compares or scales numbers (:data:`FREE`). Every other one is nam
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -93,6 +94,7 @@ BY_TAG = tuple(getattr(torch.Tag, name) for name in ("pointwise", "reduction") i
 BY_VALUE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
 
+@functools.cache
 def is_free(operator: Any) -> bool:
     """Whether the operator costs nothing by the convention."""
     namespace, _, name = operator._schema.name.partition("::")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +28,8 @@ from .tally import Memory, Tally, in_transform, map_leaves, tensors_in
 GET_DEVICE = torch.Tensor.device.__get__
 FORMAT = torch.Tensor.__format__
 CPU = torch.device("cpu")
+KERNEL: Any = SimpleNamespace(in_kernel_invocation=True, shape_env=None)
+KERNEL_CONTEXT = torch._guards.TracingContext(KERNEL)
 
 
 class Recorder(Tally):
@@ -39,20 +41,18 @@ class Recorder(Tally):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        self.failed_operator = None
         try:
-            transformed = in_transform() is not None
             if self.sparse and (result := run_sparse(self, func, args, kwargs)) is not NotImplemented:
                 return result
-            rule = None if transformed else RULES.get(func)
-            if rule is not None:
+            rule = RULES.get(func)
+            if rule is not None and in_transform() is None:
                 try:
                     result = rule(self, *args, **kwargs)
                 except TypeError:  # not the arguments that the rule knows
                     result = NotImplemented
                 if result is not NotImplemented:
                     return result
-            elif func in VIEWS and not transformed:
+            elif func in VIEWS and in_transform() is None:
                 source = self.twin(args[0])
                 return self.keep(func(source, *args[1:], **kwargs), getattr(source, "_memory", None))
             elif func in METADATA:
@@ -63,6 +63,7 @@ class Recorder(Tally):
             elif func in READS:
                 if all(map(self.has_values, tensors_in((args, kwargs)))) or (func is FORMAT and not args[1]):
                     return func(*args, **kwargs)
+                self.failed_operator = None
                 raise self.refusal(func)
             return self.run_on_meta(func, args, kwargs)
         except (NotImplementedError, RuntimeError, TypeError, BufferError) as error:
@@ -72,8 +73,9 @@ class Recorder(Tally):
 
     def run_on_meta(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Any function: torch works out the shapes, and the operators beneath are counted."""
-        if isinstance(func, HigherOrderOperator):
+        if hasattr(func, "py_kernels") and isinstance(func, HigherOrderOperator):
             return self.run_higher_order(func, args, kwargs)
+        self.failed_operator = None
         given = args, kwargs
         if func in INDEXING:
             args = (args[0], self.known_index(args[1]), *args[2:])
@@ -145,15 +147,12 @@ class Recorder(Tally):
         return META if isinstance(value, torch.device) else value
 
 
-@contextlib.contextmanager
-def compilation_off() -> Iterator[None]:
+def compilation_off() -> contextlib.AbstractContextManager[Any]:
     """Within it, what :func:`torch.compile` has made runs as the Python code that it was made from, in this thread.
 
     torch does so while the kernel of an operator is traced, and we say that one is.
     """
-    kernel: Any = SimpleNamespace(in_kernel_invocation=True, shape_env=None)
-    with torch._guards.tracing(torch._guards.TracingContext(kernel)):
-        yield
+    return torch._guards.tracing(KERNEL_CONTEXT)
 
 
 def is_about_meta(error: Exception) -> bool:

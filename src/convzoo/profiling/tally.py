@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -55,13 +55,9 @@ class ModuleRecord:
             self.macs += tally.macs - before
         if not self.calls:
             with UNRECORDED():
-                self.input_shape, self.output_shape = first_shape((args, kwargs)), first_shape(output)
+                self.input_shape, self.output_shape = first_shape(args or kwargs), first_shape(output)
         self.calls += 1
         return output
-
-    def close(self) -> None:
-        """Let go of the model."""
-        self.code = None
 
     @property
     def __wrapped__(self) -> Any:  # what inspect.signature looks for
@@ -124,7 +120,7 @@ class Tally(TorchFunctionMode):
 
     def keep(self, result: Any, memory: Memory | None = None) -> Any:
         """Give new maps in ``result`` their memory, or a share in that of the map which they are views of."""
-        for each in tensors_in(result):
+        for each in (result,) if isinstance(result, Tensor) else tensors_in(result):
             if not hasattr(each, "_memory") and each.is_meta:
                 each._memory = memory or Memory(self, each.numel() * each.dtype.itemsize)  # type: ignore[attr-defined]
         return result
@@ -172,13 +168,15 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     """The tensors in ``value``, looking into tuples, lists and dicts."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, (tuple, list, Mapping)):
-        for each in value.values() if isinstance(value, Mapping) else value:
+    elif isinstance(value, (tuple, list, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
             yield from tensors_in(each)
 
 
 def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
     """``value`` with ``function`` applied to everything in its tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return function(value)
     if isinstance(value, tuple):
         items = [map_leaves(function, each) for each in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
@@ -191,4 +189,7 @@ def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
 
 def first_shape(value: Any) -> tuple[int, ...] | None:
     """The shape of the first tensor in ``value``."""
+    first = value[0] if type(value) is tuple and value else value
+    if isinstance(first, Tensor):
+        return tuple(first.shape)
     return next((tuple(each.shape) for each in tensors_in(value)), None)

@@ -9,6 +9,7 @@ import types
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -43,20 +44,20 @@ class RecordedModel(ModuleCopier):
 
     def module(self, module: nn.Module, path: str = "", *, registered: bool = True) -> Any:
         """The copy of ``module``, or what stands in for it; it goes into the totals if it is ``registered``."""
-        if type(module) not in FAST_LAYERS:  # these are no wrappers
+        stock_call = FAST_LAYERS.get(type(module))
+        if stock_call is None:
             module = unwrap(module)
-        kind = type(module)
+            stock_call = FAST_LAYERS.get(type(module))
         if id(module) in self._copies:
             return self._copies[id(module)]
-        call = None
-        if kind in FAST_LAYERS and not module._forward_pre_hooks and "forward" not in module.__dict__:
-            call = FAST_LAYERS[kind](module)  # pruning, for one, has a hook, and a plain tensor for a weight
-        if call is not None:
-            fast = FastLayerRecord(self.recorder, path, module, call, self.expand)
-            self._take_tensors(module, fast, registered)
-            return self.remember(module, FastLayer(fast))
+        if stock_call is not None and not module._forward_pre_hooks and "forward" not in module.__dict__:
+            call = stock_call(module)  # pruning, for one, has a hook, and a plain tensor for a weight
+            if call is not None:
+                fast = FastLayerRecord(self.recorder, path, module, call, self.expand)
+                self._take_tensors(module, fast, registered)
+                return self.remember(module, FastLayer(fast))
         refuse_script(module, path)
-        record = ModuleRecord(self.recorder, path, kind.__name__)
+        record = ModuleRecord(self.recorder, path, type(module).__name__)
         self._take_tensors(module, record, registered)
         fresh = self.remember(module, self._recorded(module, record))
         children = fresh._modules
@@ -67,6 +68,7 @@ class RecordedModel(ModuleCopier):
 
     def _take_tensors(self, module: nn.Module, record: ModuleRecord, registered: bool) -> None:
         self.records.append(record)
+        guarded = self.recorder.guarded
         for tensors, seen in ((module._parameters, self.parameters), (module._buffers, self.buffers)):
             for name, tensor in tensors.items():
                 if tensor is None or id(tensor) in seen:
@@ -76,7 +78,10 @@ class RecordedModel(ModuleCopier):
                         f"{record.path or 'the model'} ({record.type}) is lazy and its {name} has no shape yet; "
                         "profile takes initialised modules; run one batch through the model first"
                     )
-                self.tensor(tensor)
+                if tensor.is_meta:
+                    guarded.add(id(tensor))
+                if tensor.layout is not torch.strided:
+                    self.recorder.sparse = True
                 if registered:
                     seen[id(tensor)] = tensor
                     if seen is self.parameters:
@@ -86,7 +91,7 @@ class RecordedModel(ModuleCopier):
         """The tensor itself."""
         if tensor.is_meta:
             self.recorder.guarded.add(id(tensor))
-        if tensor.is_sparse or tensor.is_sparse_csr:
+        if tensor.layout is not torch.strided:
             self.recorder.sparse = True
         return tensor
 
@@ -142,8 +147,6 @@ class RecordedModel(ModuleCopier):
         """Let go of the model: what is left of the copy must not keep its tensors alive."""
         for state in self._states:
             state.clear()
-        for record in self.records:
-            record.close()
         self.root = None
         for store in (self.parameters, self.buffers, self._copies, self._originals, self.records):
             store.clear()
