@@ -3,8 +3,8 @@
 python examples/cam_gallery.py                        # writes out/cam_gallery.png
 python examples/cam_gallery.py --weights lenet5.mnist fcn_gap.mnist --out out
 
-Left the picture, then each net's maps of the digits that are in it. Nets built for one size get a picture of two
-digits resized to it; nets that pool their maps take it as it is.
+A row a net, a column for each digit that is looked for, with the net's probability below. Nets built for one size get
+a picture of two digits resized to it; nets that pool their maps take it as it is.
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ from pathlib import Path
 
 import torch
 from drawn_digits import draw, side_by_side
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 import convzoo
 
-SIDE = 112  # pixels of a single digit in the sheet
+SIDE = 84  # pixels of a single digit in the sheet
 
 
 def scenes(seed: int = 0) -> list[tuple[Tensor, list[int]]]:
     """Pictures (1, 28, 28 or 56) and the digits in them."""
     generator = torch.Generator().manual_seed(seed)
-    singles = [(draw(digit, 28, generator), [digit]) for digit in (2, 3, 5, 8)]
-    pairs = [(side_by_side(a, b, generator), [a, b]) for a, b in ((3, 8), (4, 7), (1, 6), (9, 0))]
+    singles = [(draw(digit, 28, generator), [digit]) for digit in (2, 3, 8)]
+    pairs = [(side_by_side(a, b, generator), [a, b]) for a, b in ((3, 8), (4, 7))]
     return singles + pairs
+
+
+def wide(picture: Tensor) -> tuple[int, int]:
+    """(height, width) of ``picture`` in the sheet."""
+    return SIDE, SIDE * picture.shape[2] // picture.shape[1]
 
 
 def look(model: convzoo.Classifier, picture: Tensor, digits: list[int]) -> list[tuple[Image.Image, str]]:
@@ -42,26 +47,28 @@ def look(model: convzoo.Classifier, picture: Tensor, digits: list[int]) -> list[
     result = convzoo.cam(model, images, [digits])
     heat = result.heatmap(normalize="joint")[0]
     chances = result.logits.softmax(1)[0]
-    size = (SIDE, SIDE * picture.shape[2] // picture.shape[1])
     return [
-        (convzoo.overlay(picture, one, size=size, alpha=0.75), f"{digit}: {100 * float(chances[digit]):.0f} %")
+        (convzoo.overlay(picture, one, size=wide(picture), alpha=0.75), f"{100 * float(chances[digit]):.0f} %")
         for digit, one in zip(digits, heat, strict=True)
     ]
 
 
-def sheet(rows: list[list[tuple[Image.Image, str]]], heads: list[str]) -> Image.Image:
-    """Rows of pictures, each with its words below, on white; the columns of a row may differ in width."""
-    gap, line = 10, 16
-    width = max(sum(picture.width + gap for picture, _ in row) for row in rows) + gap
-    paper = Image.new("RGB", (width, 2 * line + len(rows) * (SIDE + line + gap)), "white")
+def sheet(columns: list[str], rows: dict[str, list[tuple[Image.Image, str]]]) -> Image.Image:
+    """A row of pictures per name, each with its words below, on white; the name stands on the left."""
+    gap, line, left = 6, 18, 130
+    font = ImageFont.load_default(13)
+    widths = [picture.width for picture, _ in next(iter(rows.values()))]
+    paper = Image.new("RGB", (left + sum(widths) + gap * len(widths), line + len(rows) * (SIDE + line + gap)), "white")
     pen = ImageDraw.Draw(paper)
-    pen.text((gap, 4), "   ".join(heads), fill="black")
-    for index, row in enumerate(rows):
-        left, top = gap, 2 * line + index * (SIDE + line + gap)
-        for picture, words in row:
-            paper.paste(picture, (left, top))
-            pen.text((left, top + SIDE + 2), words, fill="black")
-            left += picture.width + gap
+    for index, (name, row) in enumerate(rows.items()):
+        x, y = left, line + index * (SIDE + line + gap)
+        pen.text((gap, y + SIDE // 2), name, "black", font)
+        for title, (picture, words) in zip(columns, row, strict=True):
+            if not index:
+                pen.text((x, 0), title, "black", font)
+            paper.paste(picture, (x, y))
+            pen.text((x, y + SIDE), words, "black", font)
+            x += picture.width + gap
     return paper
 
 
@@ -75,15 +82,14 @@ def main() -> None:
         parser.error("there are no weights that end in .mnist; name some with --weights")
     models = {name: convzoo.create_model(name, pretrained=True) for name in names}
     args.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for picture, digits in scenes():
-        size = (SIDE, SIDE * picture.shape[2] // picture.shape[1])
-        row = [(convzoo.overlay(picture, torch.zeros(2, 2), size=size), "picture")]
-        for name, model in models.items():
-            row += [(overlay, f"{name.split('.')[0]} {words}") for overlay, words in look(model, picture, digits)]
-        rows.append(row)
+    shown = scenes()
+    columns = [f"the {digit}" for _, digits in shown for digit in digits]
+    plain = [(convzoo.overlay(picture, torch.zeros(2, 2), size=wide(picture)), "") for picture, _ in shown]
+    rows = {"picture": [cell for cell, (_, digits) in zip(plain, shown, strict=True) for _ in digits]}
+    for name, model in models.items():
+        rows[name.split(".")[0]] = [cell for picture, digits in shown for cell in look(model, picture, digits)]
     path = args.out / "cam_gallery.png"
-    sheet(rows, ["each net's map of each digit, one scale a net:", *names]).save(path)
+    sheet(columns, rows).save(path)
     print(path)
 
 

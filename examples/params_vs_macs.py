@@ -1,57 +1,98 @@
 """Draw the zoo: parameters against multiply-accumulates, a dot for each model.
 
-    python examples/params_vs_macs.py params_vs_macs.png
+    python examples/params_vs_macs.py                     # writes out/params_vs_macs.png
+    python examples/params_vs_macs.py --pattern "resn*"
 
 No model is built in memory and none is run; the counts come from shapes.
 """
 
-import math
-import sys
+from __future__ import annotations
 
-import matplotlib
+import argparse
+from pathlib import Path
 
-matplotlib.use("Agg")
 import torch
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 import convzoo
 
+SMALL = 3e6  # parameters
+PLACES = [(7, -3), (-7, -3), (7, 6), (-7, 6), (7, -12), (-7, -12), (4, 14), (-4, 14), (4, -20), (-4, -20)]  # points
 
-def main(path: str = "params_vs_macs.png") -> None:
-    """Count every model at its native size and draw the picture."""
+
+def count(pattern: str) -> dict[str, list[tuple[str, float, float]]]:
+    """By family: name, parameters and MACs of every model at its own image size."""
     families: dict[str, list[tuple[str, float, float]]] = {}
-    for name in convzoo.list_models():
+    for name in convzoo.list_models(pattern):
         with torch.device("meta"):
             model = convzoo.create_model(name)
         profile = convzoo.profile(model, (model.in_chans, *model.img_size))
-        family = convzoo.model_info(name).family
-        families.setdefault(family, []).append((name, profile.params, profile.macs))
+        families.setdefault(convzoo.model_info(name).family, []).append((name, profile.params, profile.macs))
+    return families
 
-    figure, axes = plt.subplots(figsize=(11, 7.5), layout="constrained")
-    colours = plt.get_cmap("tab20").colors
-    labelled: list[tuple[float, float]] = []
-    for index, (family, models) in enumerate(families.items()):
-        axes.scatter(
-            [params for _, params, _ in models],
-            [macs for _, _, macs in models],
-            s=45,
-            color=colours[index % len(colours)],
-            marker="osD^v"[index // len(colours)],
-            label=family,
-            alpha=0.85,
-        )
-        for name, params, macs in models:
-            # one label where dots lie together
-            if all(abs(math.log10(params / x)) > 0.32 or abs(math.log10(macs / y)) > 0.09 for x, y in labelled):
-                labelled.append((params, macs))
-                axes.annotate(name, (params, macs), xytext=(5, 4), textcoords="offset points", fontsize=7)
-    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="multiply-accumulates for one image",
-             title="The zoo: size against cost, each net at its native image size")  # fmt: skip
-    axes.grid(alpha=0.3, which="both", linewidth=0.5)
-    axes.legend(fontsize=8, title="family", loc="lower right", ncols=2)
-    figure.savefig(path, dpi=130)
-    print(f"wrote {path}")
+
+def write_names(axes: Axes, models: list[tuple[str, float, float]]) -> None:
+    """Every dot's name, in the first of some places beside it where it meets neither a dot nor another name; names
+    that find none are left out."""
+    renderer = axes.figure.canvas.get_renderer()
+    room = axes.get_window_extent(renderer)
+    dots = axes.transData.transform([(params, macs) for _, params, macs in models])
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in dots]
+    for name, params, macs in sorted(models, key=lambda model: (len(model[0]), model[0])):
+        for x, y in PLACES:
+            side = "left" if x > 0 else "right"
+            text = axes.annotate(name, (params, macs), (x, y), textcoords="offset points", fontsize=7.5, ha=side)
+            box = text.get_window_extent(renderer)
+            inside = room.x0 < box.x0 and box.x1 < room.x1 and room.y0 < box.y0 and box.y1 < room.y1
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+def draw(families: dict[str, list[tuple[str, float, float]]]) -> Figure:
+    """Small nets on the left, large ones on the right: on one scale their names would not fit."""
+    everything = [model for models in families.values() for model in models]
+    groups = [[model for model in everything if (model[1] < SMALL) == small] for small in (True, False)]
+    groups = [group for group in groups if group]
+    figure = Figure(figsize=(5 + 5 * len(groups), 7), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)  # measures text
+    panels = figure.subplots(1, len(groups), squeeze=False, width_ratios=[2, 5][-len(groups) :])[0]
+    handles = {}
+    for axes, group in zip(panels, groups, strict=True):
+        for index, (family, models) in enumerate(families.items()):
+            points = [(params, macs) for _, params, macs in models if (_, params, macs) in group]
+            if points:
+                look = {"color": f"C{index % 10}", "marker": "osD"[index // 10], "alpha": 0.85}
+                handles[family] = axes.scatter(*zip(*points, strict=True), s=36, label=family, **look)
+        axes.set(xscale="log", yscale="log", xlabel="parameters")
+        axes.margins(0.12)
+        axes.grid(alpha=0.3, linewidth=0.5)
+    panels[0].set_ylabel("multiply-accumulates for one image")
+    figure.suptitle("Size against cost, each net at its own image size")
+    figure.legend(handles.values(), handles.keys(), fontsize=8, loc="outside lower center", ncols=len(handles))
+    figure.draw_without_rendering()
+    for axes, group in zip(panels, groups, strict=True):
+        write_names(axes, group)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pattern", default="*", help='shell wildcards over the names, such as "resnet*"')
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the picture (default out)")
+    args = parser.parse_args()
+    families = count(args.pattern)
+    if not families:
+        parser.error(f"no model is called {args.pattern}; convzoo.list_models() names all")
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "params_vs_macs.png"
+    draw(families).savefig(path)
+    print(path)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
