@@ -1,4 +1,4 @@
-"""All benchmarks, and the page they make: docs/benchmarks.md.
+"""All benchmarks, and the page they make: docs/notes/benchmarks.md.
 
     python benchmarks/run.py            # all of them
     python benchmarks/run.py --only inference,create --rounds 5
@@ -22,7 +22,7 @@ from pathlib import Path
 from _common import machine
 
 HERE = Path(__file__).resolve().parent
-PAGE = HERE.parent / "docs" / "benchmarks.md"
+PAGE = HERE.parent / "docs" / "notes" / "benchmarks.md"
 COMPILED = "resnet18,resnet50,vgg16_bn,googlenet_bn,resnext50_32x4d"
 # script: title, and the arguments that keep the whole at about forty minutes on two cores
 PARTS = {
@@ -34,12 +34,17 @@ PARTS = {
     "profile": ("Counting", ()),
     "cam": ("Class activation maps", ("threads", "memory", "speed", "--rounds", "9")),
 }
-INTRODUCTION = """# Benchmarks
+INTRODUCTION = """---
+hide: [toc]
+---
+
+# All benchmarks
 
 Written by `make benchmark` (`python benchmarks/run.py`), which runs every script in `benchmarks/` and puts down what it
-prints. All figures are ratios from one run, the candidates taking turns: of medians, or, of whole processes, the median
-of the rounds' ratios; in brackets the quartiles. Figures of another machine are others: run it on yours. Libraries that
-could not be imported here are named and left out.
+prints; [How fast it is](../speed.md) has the figures that help to choose. All figures are ratios from one run, the
+candidates taking turns: of medians, or, of whole processes, the median of the rounds' ratios; in brackets the
+quartiles. Figures of another machine are others: run it on yours. Libraries that could not be imported here are named
+and left out.
 
 Where torchvision could be imported it is the baseline, with the same weights. Where not, the tables say "plain" or
 "built as usual": its nets have the same graphs, so its stand-in is this library's plain model, run operator by

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import convzoo
+from convzoo._checks import wilson_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 CATALOGUE = ROOT / "src" / "convzoo" / "commands" / "catalogue.json"
@@ -26,27 +27,53 @@ def thousands(count: int) -> str:
     return str(count)
 
 
+def where_from(info: convzoo.ModelInfo) -> str:
+    """The paper, as a link where it has an address."""
+    if info.arxiv:
+        return f"[{info.authors} {info.year}](https://arxiv.org/abs/{info.arxiv})"
+    return f"{info.authors} {info.year}" if info.authors else info.paper.removeprefix("none: ")
+
+
+def best(info: convzoo.ModelInfo) -> str:
+    """The weights of a net and their accuracy, in percent."""
+    entries = [(tag, convzoo.weight_info(f"{info.name}.{tag}").metrics.get("top1")) for tag in info.weights]
+    return ", ".join(f"`{tag}` {top1:.2f}" if top1 else f"`{tag}`" for tag, top1 in entries)
+
+
 def model_rows() -> list[list[str]]:
-    """One row a model: what it costs at its own size, and where it comes from."""
+    """One row a model, family by family: what it costs at its own size, its weights, where it comes from."""
+    infos = sorted((convzoo.model_info(name) for name in convzoo.list_models()), key=lambda info: info.family)
     rows = []
+    for info in infos:
+        with torch.device("meta"):
+            model = convzoo.create_model(info.name)
+        macs = thousands(convzoo.profile(model, (info.in_chans, *info.img_size)).macs)
+        size = f"{info.in_chans}x{'x'.join(map(str, info.img_size))}"
+        figures = [f"{info.params:,}", macs, size, str(info.min_size), str(info.num_classes)]
+        rows.append([f"`{info.name}`", info.family, *figures, best(info), where_from(info)])
+    return rows
+
+
+def family_rows() -> list[list[str]]:
+    """One row a family: its nets."""
+    rows: dict[str, list[convzoo.ModelInfo]] = {}
     for name in convzoo.list_models():
         info = convzoo.model_info(name)
-        with torch.device("meta"):
-            model = convzoo.create_model(name)
-        size = (info.in_chans, *info.img_size)
-        macs = convzoo.profile(model, size).macs
-        paper = f"[{info.authors} {info.year}](https://arxiv.org/abs/{info.arxiv})" if info.arxiv else info.paper
-        if not info.arxiv and info.authors:
-            paper = f"{info.authors} {info.year}"
-        weights = ", ".join(f"`{tag}`" for tag in info.weights)
-        figures = [f"{info.params:,}", thousands(macs), " x ".join(map(str, size)), info.min_size, info.num_classes]
-        rows.append([f"`{name}`", *map(str, figures), paper.removeprefix("none: "), weights])
-    return rows
+        rows.setdefault(info.family, []).append(info)
+    return [
+        [
+            f"`{family}`",
+            ", ".join(f"`{info.name}`" for info in infos),
+            f"{thousands(min(info.params for info in infos))} to {thousands(max(info.params for info in infos))}",
+            ", ".join(dict.fromkeys(where_from(info) for info in infos)),
+        ]
+        for family, infos in sorted(rows.items())
+    ]
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table; columns of figures stand to the right."""
-    words = {"model", "net", "weights", "native size", "paper", "where"}
+    words = {"model", "net", "nets", "family", "weights", "weights, % right", "size", "paper", "where", "measured on"}
     marks = ["---" if title in words else "---:" for title in header]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, marks, *rows])
 
@@ -112,14 +139,39 @@ def catalogue() -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
+TINY_IMAGENET_PUBLISHED = {"resnet18": 55.09, "resnet50": 58.97, "resnext50_32x4d": 59.29, "vgg19_bn": 52.79}
+
+
+def tiny_imagenet_rows() -> list[list[str]]:
+    """One row a net trained on Tiny-ImageNet: what it costs as it was trained, our figure, the published one."""
+    rows = []
+    for name in convzoo.list_weights("*.tiny_imagenet"):
+        info = convzoo.weight_info(name)
+        arch, count = name.partition(".")[0], info.metrics["n"]
+        model = convzoo.create_model(name, pretrained=True)
+        counted = convzoo.profile(model, (info.in_chans, *info.img_size))
+        low, high = wilson_interval(info.metrics["top1"], count)
+        ours = f"{info.metrics['top1']:.2f} ({low:.1f} to {high:.1f})"
+        images = f"{count:,} {'validation' if info.dataset['split'] == 'valid' else info.dataset['split']}"
+        published = TINY_IMAGENET_PUBLISHED.get(arch)
+        size = "x".join(map(str, info.img_size))
+        figures = [f"{counted.params:,}", thousands(counted.macs), size, ours, images, f"{published or ''}"]
+        rows.append([f"`{name}`", *figures])
+    return rows
+
+
 def pages() -> dict[str, str]:
     """The generated parts, by name."""
-    models = table(
-        ["model", "parameters", "MACs", "native size", "smallest side", "classes", "paper", "weights"], model_rows()
-    )
+    heads = ["model", "family", "parameters", "MACs", "size", "smallest side", "classes", "weights, % right", "paper"]
+    models = table(heads, model_rows())
+    families = table(["family", "nets", "parameters", "paper"], family_rows())
     weights = table(["weights", "file", "accuracy", "where"], weight_rows())
     mnist = table(["net", "parameters", "MACs", "`.mnist`", "`.mnist_aug`", "published"], mnist_rows())
-    return {"models": models, "weights": weights, "mnist": mnist}
+    tiny_imagenet = table(
+        ["weights", "parameters", "MACs", "read at", "top-1 %, 95 % interval", "measured on", "published %"],
+        tiny_imagenet_rows(),
+    )
+    return {"models": models, "families": families, "weights": weights, "mnist": mnist, "tiny_imagenet": tiny_imagenet}
 
 
 def filled(text: str, parts: dict[str, str]) -> str:
@@ -137,11 +189,10 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     parts, stale = pages(), []
-    new_texts = {path: filled(path.read_text(), parts) for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+    new_texts = {path: filled(path.read_text(), parts) for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]}
     new_texts[CATALOGUE] = catalogue()
     for path, new in sorted(new_texts.items()):
-        old = path.read_text() if path.exists() else ""
-        if new != old:
+        if new != (path.read_text() if path.exists() else ""):
             stale.append(path.relative_to(ROOT))
             if not check:
                 path.write_text(new)

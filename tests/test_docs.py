@@ -2,11 +2,15 @@
 
 import doctest
 import importlib
+import json
 import pkgutil
 import re
 from pathlib import Path
 
 import pytest
+import torch
+from helpers import hubserver
+from safetensors.torch import save
 
 import convzoo
 
@@ -30,15 +34,30 @@ def test_public_functions_show_an_example():
             assert "Raises:" in thing.__doc__ or name in {"list_weights", "cam_layers"}, f"{name} names no error"
 
 
-def test_readme_code_runs(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert blocks
+TIMM = {"input_size": [3, 224, 224], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "tag": "a1_in1k"}
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [page for page in PAGES if "```python" in page.read_text()]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the Hub's client about its own libraries
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_code_of_pages_runs(page, hub, tmp_path, monkeypatch):
+    """Every Python block of a page, one after the other as a reader would paste them, beside a checkout's examples
+    and with a Hub of our own, which knows the reader's token and a net of timm's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(hubserver.TOKENS, "hf_of_the_reader", "me")
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_reader")
+    if "timm/resnet50" in page.read_text():
+        state = convzoo.create_model("resnet50").half().state_dict()
+        config = {"architecture": "resnet50", "num_classes": 1000, "pretrained_cfg": TIMM}
+        hub.commit("timm/resnet50.a1_in1k", {"config.json": json.dumps(config), "model.safetensors": save(state)})
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    torch.manual_seed(0)
     scope: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), scope)
-    assert scope["net"](scope["digits"]).argmax(1).tolist() == [3, 7]
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), scope)
+    if page.name == "README.md":
+        assert scope["net"](scope["digits"]).argmax(1).tolist() == [3, 7]
 
 
 def test_every_module_says_what_it_is():
@@ -47,7 +66,10 @@ def test_every_module_says_what_it_is():
 
 
 def test_pages_of_the_site_exist():
-    nav = re.findall(r": (\w+\.md)", (ROOT / "mkdocs.yml").read_text())
-    assert nav
-    for page in nav:
-        assert (ROOT / "docs" / page).is_file(), page
+    nav = re.findall(r": ([\w/]+\.md)", (ROOT / "mkdocs.yml").read_text())
+    assert sorted(nav) == sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
+
+
+def test_reference_has_every_public_name():
+    listed = re.findall(r"^::: convzoo\.(\w+)$", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(name for name in convzoo.__all__ if not name.startswith("__"))
