@@ -11,6 +11,7 @@ from .registry import ModelInfo, create_model, list_models, model_info
 if TYPE_CHECKING:
     from .comparison import compare
     from .explain import CAM, cam, cam_layers, feature_maps, overlay, show_cam, show_feature_maps, show_filters
+    from .finetune import Frozen, freeze, parameter_groups, unfreeze
     from .inference import optimize_for_inference
     from .profiling import Profile, profile, summary
     from .weights import (
@@ -35,6 +36,7 @@ __all__ = [
     "CAM",
     "AuxLogits",
     "Classifier",
+    "Frozen",
     "ModelInfo",
     "Profile",
     "WeightInfo",
@@ -51,12 +53,14 @@ __all__ = [
     "compare",
     "create_model",
     "feature_maps",
+    "freeze",
     "list_models",
     "list_weights",
     "load_weights",
     "model_info",
     "optimize_for_inference",
     "overlay",
+    "parameter_groups",
     "profile",
     "push_to_hub",
     "save_pretrained",
@@ -65,6 +69,7 @@ __all__ = [
     "show_filters",
     "summary",
     "transform",
+    "unfreeze",
     "weight_info",
 ]
 
@@ -72,6 +77,7 @@ __all__ = [
 _LATER = {
     "comparison": "compare",
     "explain": "CAM cam cam_layers feature_maps overlay show_cam show_feature_maps show_filters",
+    "finetune": "Frozen freeze parameter_groups unfreeze",
     "inference": "optimize_for_inference",
     "profiling": "Profile profile summary",
     "weights": "WeightInfo WeightsCorrupted WeightsError WeightsForbidden WeightsMismatch WeightsNotFound "

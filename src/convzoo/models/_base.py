@@ -20,8 +20,11 @@ from ._config import ModelConfig
 from ._init import drawing_together
 from ._input import check_images, too_small, wrong_size
 from ._layers import chans_in, classes_out, entrance, find_module, first_layer, is_marked, mark, output_layer
+from ._stages import HEAD, stage_of_parameters
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Self
 
     from ..weights import WeightInfo
@@ -53,6 +56,7 @@ class Classifier(nn.Module):
         feature_layers: paths of the modules whose outputs are the maps of a backbone, from the image inwards: the last
             maps of every resolution, before the pooling that halves them, and what :meth:`forward_features` returns.
         aux_heads: names of the auxiliary heads, if the net was built with them.
+        still_layers: paths of the layers that stay in evaluation mode, see :func:`convzoo.freeze`.
         feature_info: of a backbone (``create_model(name, features_only=True)``) the maps that it returns; else None.
         weights: what is known of the weights, for a model made with pretrained ones; else None. Without class names
             and accuracy once the head is another, None once the first layer is.
@@ -73,6 +77,7 @@ class Classifier(nn.Module):
     feature_layers: tuple[str, ...]
     aux_heads: tuple[str, ...] = ()
     feature_info: FeatureInfo | None = None
+    still_layers: tuple[str, ...] = ()
     num_features: int
 
     def __init__(self, config: ModelConfig, *, min_size: int = 1, min_size_why: str = "") -> None:
@@ -211,6 +216,26 @@ class Classifier(nn.Module):
             for later in names[names.index(name) + 1 :]:
                 module._modules[later] = stand_in
             module = module.get_submodule(name)
+
+    def train(self, mode: bool = True) -> Self:
+        """As :meth:`torch.nn.Module.train`, but what :func:`convzoo.freeze` froze stays in evaluation mode."""
+        super().train(mode)
+        for path in self.still_layers:
+            self.get_submodule(path).eval()
+        return self
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """The stage of each parameter, by its name, counted from the image inwards: what timm's layer decay asks for.
+
+        ``coarse`` changes nothing.
+        """
+        stages = [*self.stages, HEAD]
+        places = {path: stages.index(stage) for path, stage in stage_of_parameters(self).items()}
+        return places.__getitem__
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that are no layer's, such as a class token: optimizers leave them undecayed."""
+        return {name for name, parameter in self._parameters.items() if parameter is not None}
 
     def fixed_tables(self) -> list[str]:
         """Paths of parameters that are constants of the architecture: no gradient reaches them, whatever is set."""
