@@ -48,7 +48,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         >>> unwrap(nn.DataParallel(torch.compile(layer))) is layer
         True
     """
-    while not NAMES_INSIDE.isdisjoint(model._modules):
+    while any(name in model._modules for name in NAMES_INSIDE):
         names = (WRAPPERS.get(f"{kind.__module__}.{kind.__qualname__}") for kind in type(model).__mro__)
         inner = next((model._modules[name] for name in names if name), None)
         if inner is None:

@@ -98,7 +98,8 @@ class FastLayer:
             value = state[name] if name in state else state["_parameters"].get(name)
             if type(value) in UNCHANGING:
                 return value
-        return getattr(record.expanded(), name)
+        copy = record.expanded()
+        return record if name == "forward" else getattr(copy, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._record.expanded(), name, value)
