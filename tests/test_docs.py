@@ -20,6 +20,7 @@ MODULES = sorted(
 )
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # as torch.compile is first imported
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
     results = doctest.testmod(importlib.import_module(name))

@@ -136,7 +136,7 @@ def expand(pattern: str) -> list[str]:
 
         names = list_weights(pattern)
     else:
-        from . import list_models
+        from .zoo import list_models
 
         names = list_models(pattern)
     if not names:

@@ -147,7 +147,7 @@ class TestRefusals:
             cam(net, digits.numpy())
         with pytest.raises(ValueError, match="add the batch dimension"):
             cam(net, digits[0])
-        with pytest.raises(ValueError, match=r"none of the zoo's models.*pass layer="):
+        with pytest.raises(ValueError, match=r"does not say which layer to explain.*pass layer="):
             cam(UserNet(), images().float())
         with pytest.raises(ValueError, match="without a head"):
             cam(convzoo.create_model("fcn_gap", 0), digits)

@@ -242,7 +242,7 @@ def test_no_network_and_nothing_cached_is_told_within_three_seconds(hub, commit,
 
 def test_no_network_names_what_travels_in_the_package(hub, monkeypatch):
     cut_off(monkeypatch)
-    monkeypatch.setattr("convzoo.weights.find.bundled_names", lambda: ["lenet5.mnist", "fcn_gap.mnist"])
+    monkeypatch.setattr("convzoo.weights.client.bundled_names", lambda: ["lenet5.mnist", "fcn_gap.mnist"])
     with pytest.raises(WeightsUnavailable, match=r"need no network: lenet5.mnist, fcn_gap.mnist"):
         fetch()
 

@@ -13,10 +13,10 @@ import torch
 from helpers.weight_folders import make_folder
 
 import convzoo
-from convzoo.weights import entries
+from convzoo.weights import package
 from convzoo.weights.entries import BUNDLED, read_table
 from convzoo.weights.files import read_metadata, read_tensors, sha256_of
-from convzoo.weights.find import bundled_names
+from convzoo.weights.package import bundled_names
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = """
@@ -61,7 +61,7 @@ def test_a_checkout_finds_its_larger_weights(tmp_path, monkeypatch):
     make_folder(tmp_path / "weights" / "hub" / "lenet5.large", tag="large")
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "large").symlink_to("../weights/hub")
-    monkeypatch.setattr(entries, "LARGE", tmp_path / "package" / "large")
+    monkeypatch.setattr(package, "LARGE", tmp_path / "package" / "large")
     assert "lenet5.large" in convzoo.list_weights("lenet5.*")
     found = convzoo.create_model("lenet5.large", pretrained=True)
     assert found.weights.source == str(tmp_path / "package" / "large" / "lenet5.large")

@@ -47,7 +47,7 @@ def cam_layers(model: nn.Module) -> dict[str, tuple[str, ...]]:
         (('layer4',), ('layer4', 'layer3'))
     """
     model = check_model(model)
-    if not isinstance(model, Classifier):
+    if not isinstance(model, Classifier) or not names_layers(model):
         found = [path for path, module in walk(model) if isinstance(module, nn.Conv2d)]
         return dict.fromkeys(WEIGHTINGS, tuple(reversed(found)))
     if gives_attention(model):
@@ -92,6 +92,11 @@ def gives_attention(model: nn.Module) -> bool:
     return isinstance(model, Classifier) and model.cam_method == "attention"
 
 
+def names_layers(model: nn.Module) -> bool:
+    """Whether ``model`` says which of its layers to explain, as all nets of the zoo do."""
+    return isinstance(model, Classifier) and bool(model.stages or model.cam_layer)
+
+
 def gradient_layer(model: Classifier) -> str:
     """Path of the layer that the gradient methods explain by default."""
     pooled = model.cam_method == "cam" or not model.cam_layer  # a net that pools has its last maps explained
@@ -100,7 +105,7 @@ def gradient_layer(model: Classifier) -> str:
 
 def class_map_layer(model: Classifier) -> str:
     """Path of the layer whose output is, or makes, the class activation maps; empty if the model has none."""
-    if model.cam_method != "cam":
+    if model.cam_method != "cam" or not names_layers(model):
         return ""
     classifier = model.get_classifier()
     wide = isinstance(classifier, nn.Conv2d) and classifier.weight.shape[2:].numel() > 1

@@ -22,6 +22,7 @@ from .layers import (
     gives_attention,
     gradient_layer,
     name_of,
+    names_layers,
 )
 from .methods import (
     ATTENTION,
@@ -160,10 +161,10 @@ def _choose(
     """
     if not callable(method) and (not isinstance(method, str) or method not in METHODS):
         raise ValueError(f"unknown method {shorten(method)}; pass one of {', '.join(METHODS)}, or a callable")
-    zoo = model if isinstance(model, Classifier) else None
+    zoo = model if isinstance(model, Classifier) and names_layers(model) else None
     if zoo is None and not layers:
         raise ValueError(
-            f"{name_of(model)} is none of the zoo's models, so its layers are unknown; pass layer=, the path of "
+            f"{name_of(model)} does not say which layer to explain, as the zoo's models do; pass layer=, the path of "
             "its last module with maps (cam_layers(model) lists candidates)"
         )
     own = zoo is not None and layers in ((), (class_map_layer(zoo),))  # where the family's own method applies

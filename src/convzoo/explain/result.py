@@ -16,7 +16,7 @@ from ..models._base import class_probabilities
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..weights.preprocess import Prepare, Transform
+    from .._transform import Prepare, Transform
 
 Normalize = Literal["max", "minmax", "joint"]
 

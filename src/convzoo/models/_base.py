@@ -16,6 +16,7 @@ from .._checks import (
     plural,
     shorten,
 )
+from .._transform import Transform
 from ._config import ModelConfig
 from ._init import drawing_together
 from ._input import check_images, too_small, wrong_size
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..weights import WeightInfo
-    from ..weights.preprocess import Transform
     from ._features import FeatureInfo
 
 
@@ -73,7 +73,7 @@ class Classifier(nn.Module):
     cam_method: Literal["cam", "hires_cam", "attention"] = "cam"
     cam_layer: str = ""
     auxiliary_heads: tuple[str, ...] = ()
-    stages: dict[str, str]
+    stages: dict[str, str] = {}
     feature_layers: tuple[str, ...]
     aux_heads: tuple[str, ...] = ()
     feature_info: FeatureInfo | None = None
@@ -249,8 +249,10 @@ class Classifier(nn.Module):
         return self
 
     def init_weights(self, module: nn.Module) -> None:
-        """Draw the parameters of one layer, by its kind; the family's rule."""
-        raise TypeError(f"{type(self).__name__} defines no init_weights; a classifier must")
+        """Draw the parameters of one layer, by its kind; the family's rule. A net without one keeps the framework's."""
+        reset = None if module is self else getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew, each once, from the default generator; nothing to draw on the meta device."""
@@ -274,8 +276,6 @@ class Classifier(nn.Module):
 
     @transform.setter
     def transform(self, transform: Transform | None) -> None:
-        from ..weights.preprocess import Transform
-
         if transform is not None:
             if not isinstance(transform, Transform):
                 raise TypeError(f"transform must be made by convzoo.transform, got {type(transform).__name__}")

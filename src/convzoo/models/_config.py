@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -98,14 +99,14 @@ class ModelConfig:
             "in_chans": check_count("in_chans", self.in_chans),
             "img_size": check_img_size(self.img_size),
         }
-        hints = _hints(type(self))
+        hints = _hints(type(self))  # type: ignore[arg-type] # the class is hashable, only its instances are not
         for name, value in self.options.items():
             checked[name] = _check_option(f"{name} of {self.name}", value, hints[name])
         self.__dict__.update(checked)
 
 
 @functools.cache
-def _hints(config_class: type[ModelConfig]) -> dict[str, Any]:
+def _hints(config_class: type[Any]) -> dict[str, Any]:
     return get_type_hints(config_class, include_extras=True)
 
 
@@ -120,5 +121,6 @@ def _check_option(what: str, value: Any, hint: Any) -> Any:
         if not isinstance(value, (tuple, list)):
             raise TypeError(f"{what} must be a tuple of whole numbers, got {shorten(value)}; pass e.g. (2, 2, 2, 2)")
         return tuple(check_count(f"every entry of {what}", item) for item in value)
-    check = {bool: check_bool, int: check_count, float: check_number, str: check_text}[hint]
-    return check(what, value)
+    checks: dict[Any, Callable[[str, Any], Any]]
+    checks = {bool: check_bool, int: check_count, float: check_number, str: check_text}
+    return checks[hint](what, value)

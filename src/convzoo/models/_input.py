@@ -12,7 +12,7 @@ from ._layers import chans_in, entrance
 if TYPE_CHECKING:
     from ._base import Classifier
 
-DENSE = frozenset({torch.strided, torch._mkldnn})
+DENSE = frozenset({torch.strided, torch._mkldnn})  # type: ignore[attr-defined]
 FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
 AUTOCAST = frozenset({torch.float32, torch.float16, torch.bfloat16})  # autocast makes one of any of these
 

@@ -3,7 +3,7 @@
 ``entries`` is the table of what there is, ``find`` the order of places, ``hub`` a repository of the Hub (``cache`` its
 folder on this machine, ``transfer`` the way of its files, ``client`` what the Hub's own library says), ``files`` the
 reading of safetensors, ``schema`` the ``config.json``, ``layouts`` other people's names, ``fit`` other classes,
-channels and sizes, ``preprocess`` the input that weights expect, ``publish``, ``card`` and ``push`` the way out.
+channels and sizes, ``publish``, ``card`` and ``push`` the way out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ if _TYPE_CHECKING:
     from .errors import WeightsUnsafe as WeightsUnsafe
     from .load import create_pretrained as create_pretrained
     from .load import load_weights as load_weights
-    from .preprocess import transform as transform
     from .publish import save_pretrained as save_pretrained
     from .push import push_to_hub as push_to_hub
 
@@ -34,7 +33,6 @@ _PUBLIC = {
     "errors": "WeightsCorrupted WeightsError WeightsForbidden WeightsMismatch WeightsNotFound WeightsUnavailable "
     "WeightsUnsafe",
     "load": "create_pretrained load_weights",
-    "preprocess": "transform",
     "publish": "save_pretrained",
     "push": "push_to_hub",
 }

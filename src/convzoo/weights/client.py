@@ -18,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 
 from .._checks import shorten
 from .errors import WeightsError, WeightsForbidden, WeightsNotFound, WeightsUnavailable
+from .package import bundled_names
 
 CHUNK = 1 << 16  # bytes
 UNWRITABLE = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT, errno.ENOTDIR)
@@ -81,8 +82,6 @@ def shorten_name(name: str) -> str:
 
 def advice() -> str:
     """What works without the Hub."""
-    from .find import bundled_names
-
     bundled = ", ".join(bundled_names())
     offline = f"these need no network: {bundled}; " if bundled else ""
     return f"{offline}pretrained= also takes a folder or a .safetensors file, and HF_ENDPOINT names another server"

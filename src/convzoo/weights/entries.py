@@ -5,9 +5,7 @@ The table is read when it is first asked for, never at import.
 
 from __future__ import annotations
 
-import atexit
 import functools
-import importlib.resources
 import json
 import os
 import shutil
@@ -19,30 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from .._checks import did_you_mean, match_names, shorten
 from .errors import WeightsNotFound
+from .package import BUNDLED, ENTRIES, LARGE
 
 if TYPE_CHECKING:
-    from .preprocess import Transform
+    from .._transform import Transform
 
-
-def _package() -> Path:
-    """This package's folder; of a package imported from a zip archive, a copy that is kept until the process ends."""
-    here = Path(__file__).parent
-    if here.is_dir():
-        return here
-    folder = Path(tempfile.mkdtemp(prefix="convzoo-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    packed = importlib.resources.files(__package__)
-    (folder / "bundled").mkdir()
-    for item in [packed / "entries.json", *(packed / "bundled").iterdir()]:
-        place = folder if item.name == "entries.json" else folder / "bundled"
-        (place / item.name).write_bytes(item.read_bytes())
-    return folder
-
-
-PACKAGE = _package()
-ENTRIES = PACKAGE / "entries.json"
-BUNDLED = PACKAGE / "bundled"
-LARGE = PACKAGE / "large"
 OWNER = "convzoo"  # of our repositories on the Hub
 FILE_NAME = "model.safetensors"
 
@@ -145,7 +124,7 @@ class WeightInfo:
     @property
     def transform(self) -> Transform:
         """One picture to the input that these weights expect; see :func:`convzoo.transform`."""
-        from .preprocess import Transform
+        from .._transform import Transform
 
         return Transform(**{field.name: getattr(self, field.name) for field in fields(Transform)})
 

@@ -10,8 +10,8 @@ import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .._checks import shorten
-from . import entries
+from .._checks import check_bool, check_text, shorten
+from . import package
 from .client import check_token, shorten_name
 from .entries import FILE_NAME, OWNER, WeightInfo, all_entries, bundled_path, read_table, unknown, weight_info
 from .errors import WeightsCorrupted, WeightsError, WeightsForbidden, WeightsNotFound
@@ -29,10 +29,16 @@ class Access:
 
     token: str | bool | None = field(default=None, repr=False)
     local_files_only: bool = False
-    cache_dir: str | Path | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token", check_token(self.token))
+        check_bool("local_files_only", self.local_files_only)
+        if self.cache_dir is not None and not isinstance(self.cache_dir, (str, os.PathLike)):
+            raise TypeError(f"cache_dir must be a folder, got {shorten(self.cache_dir)}; pass a str or a Path")
+        if self.revision is not None:
+            check_text("revision", self.revision, empty=False)
 
 
 @dataclass(frozen=True)
@@ -43,15 +49,10 @@ class Found:
     info: WeightInfo | None
 
 
-def bundled_names() -> list[str]:
-    """Names of the weights that travel in the package."""
-    return sorted(path.name.removesuffix(".safetensors") for path in entries.BUNDLED.glob("*.safetensors"))
-
-
 def hub_folders() -> list[Path]:
     """The folders of repositories, in the Hub's layout, that are there: those that ``CONVZOO_WEIGHTS`` names, and the
     package's own ``large``, which the wheel leaves out and a checkout links to its ``weights/hub``."""
-    named = [*os.environ.get("CONVZOO_WEIGHTS", "").split(os.pathsep), str(entries.LARGE)]
+    named = [*os.environ.get("CONVZOO_WEIGHTS", "").split(os.pathsep), str(package.LARGE)]
     return [Path(os.path.expanduser(name)) for name in named if name and os.path.isdir(os.path.expanduser(name))]  # noqa: PTH111, PTH112 - pathlib's raise
 
 
@@ -164,20 +165,20 @@ def find_source(source: str | os.PathLike[str], architecture: str, access: Acces
         WeightsError: each kind of it, see :mod:`convzoo.weights.errors`.
     """
     if not isinstance(source, str):
-        return find_path(Path(source))
+        return _find_given_path(Path(source), access)
     if source.startswith(HUB):
-        return find_repository(*split_repository(source.removeprefix(HUB)), access)
+        return find_repository(*_split(source.removeprefix(HUB), access), access)
     if looks_like_path(source):
-        return find_path(Path(source))
+        return _find_given_path(Path(source), access)
     if "/" in source:
-        repo_id, revision = split_repository(source)
+        repo_id, revision = _split(source, access)
         return find_in_folders(repo_id, revision) or find_repository(repo_id, revision, access)
     name = source if source.startswith(f"{architecture}.") else f"{architecture}.{source}"
     table, here = read_table()[0], look_at(Path(source))
     entries = table if name in table else all_entries()
     if name not in entries:
         if here != NOTHING:
-            return find_path(Path(source))
+            return _find_given_path(Path(source), access)
         raise unknown(name, entries)
     if here == FOLDER and _holds(Path(source)):
         warnings.warn(
@@ -186,6 +187,25 @@ def find_source(source: str | os.PathLike[str], architecture: str, access: Acces
             stacklevel=2,
         )
     return _find_entry(entries[name], access)
+
+
+def _find_given_path(path: Path, access: Access) -> Found:
+    if access.revision is not None:
+        raise ValueError(
+            f"revision={shorten(access.revision)} names a version of a repository of the Hub, and pretrained= the path "
+            f"{shorten(str(path))}; leave revision out, or write 'hub:owner/name'"
+        )
+    return find_path(path)
+
+
+def _split(source: str, access: Access) -> tuple[str, str | None]:
+    """Repository and revision; the latter behind an @ or in ``access``, but not two different ones."""
+    repo_id, revision = split_repository(source)
+    if access.revision is not None and revision not in (None, access.revision):
+        raise ValueError(
+            f"pretrained={shorten(source)} and revision={shorten(access.revision)} name two versions; leave one out"
+        )
+    return repo_id, access.revision or revision
 
 
 def find_path(path: Path) -> Found:
@@ -248,6 +268,8 @@ def find_tag(name: str, access: Access) -> Found:
 
 def _find_entry(info: WeightInfo, access: Access) -> Found:
     name = info.name
+    if access.revision is not None:
+        return find_repository(info.repo_id, access.revision, access)  # as that version describes itself
     inside = bundled_path(name)
     if name in read_table()[0] and inside.is_file():
         check_hash(inside, info.sha256, "the package is damaged: install convzoo again")

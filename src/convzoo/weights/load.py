@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_img_size, shorten
+from .._checks import check_bool, check_img_size, shorten
 from .._modules import unwrap
 from ..models import Classifier, ModelConfig
 from ..registry import find_entry, make_config
@@ -30,12 +30,13 @@ def create_pretrained(
     in_chans: int | None = None,
     img_size: int | tuple[int, int] | None = None,
     options: Mapping[str, Any] | None = None,
+    access: find.Access | None = None,
+    *,
+    mmap: bool = True,
 ) -> Classifier:
     """The model ``name`` with weights; what :func:`convzoo.create_model` does when ``pretrained`` is given.
 
-    ``options`` are the architecture's, and four about the loading: ``token``, ``local_files_only`` and ``cache_dir``
-    as the Hub's client knows them, and ``mmap`` (True: map the file; False: read it whole, for a file that another
-    program may cut short while it is in use).
+    Its arguments are that function's: ``options`` the architecture's own, ``access`` how the Hub is asked.
 
     Raises:
         ValueError: unknown name, or a tag without ``pretrained=True``.
@@ -43,10 +44,8 @@ def create_pretrained(
         WeightsError: the weights cannot be had, read or fitted.
     """
     given = dict(options or {})
-    access = find.Access(
-        given.pop("token", None), bool(given.pop("local_files_only", False)), given.pop("cache_dir", None)
-    )
-    mmap = bool(given.pop("mmap", True))
+    access = access or find.Access()
+    mmap = check_bool("mmap", mmap)
     if torch.get_default_device().type == "meta":
         raise ValueError(f"weights of {name} cannot be loaded onto the meta device; leave it, or pretrained=False")
     architecture, _, tag = name.partition(".") if isinstance(name, str) else (name, "", "")

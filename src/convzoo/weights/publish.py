@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .. import registry
 from .._checks import check_count, check_number, check_text, shorten
 from .._modules import unwrap
+from .._transform import CROP_MODES, INTERPOLATIONS
 from ..models import Classifier
 from ..profiling import profile
 from . import find, fit, layouts
@@ -27,7 +28,6 @@ from .files import read_tensors, sha256_of, write_tensors, write_text
 from .folder import write_folder
 from .load import create_pretrained
 from .plain import as_built
-from .preprocess import CROP_MODES, INTERPOLATIONS
 from .schema import make_config, name_classes, read_info
 
 REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)

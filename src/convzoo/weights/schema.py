@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._checks import check_choice, check_count, check_img_size, check_number, check_text, shorten
+from .._transform import CROP_MODES, INTERPOLATIONS, PREPARATIONS
 from .entries import WeightInfo
 from .errors import WeightsCorrupted
 from .files import reading
 from .layouts import LAYOUTS
-from .preprocess import CROP_MODES, INTERPOLATIONS, PREPARATIONS
 
 if TYPE_CHECKING:
     from ..models import Classifier

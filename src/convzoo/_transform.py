@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._images import Box, is_pil, is_turned, lay_on, read_batch, split_alpha, to_chans, unit
-from .prepare import is_prepared, prepare_digit
+from ._images import Box, is_pil, is_turned, lay_on, read_batch, split_alpha, to_chans, unit
+from ._prepare import is_prepared, prepare_digit
 
 Prepare = bool | Literal["auto"]
 PREPARATIONS = ("", "mnist")
@@ -250,7 +250,7 @@ def transform(
         >>> model.transform(torch.rand(3, 100, 80)).shape
         torch.Size([3, 64, 64])
     """
-    from .._checks import check_img_size
+    from ._checks import check_img_size
 
     means, stds = _numbers("mean", mean), _numbers("std", std)
     if len(means) != len(stds):

@@ -8,7 +8,7 @@ from drawn_digits import draw
 from PIL import Image
 
 import convzoo
-from convzoo.weights.prepare import is_prepared, prepare_digit
+from convzoo._prepare import is_prepared, prepare_digit
 
 EACH = 4  # digits of a kind in each way
 LABELS = torch.arange(10).repeat_interleave(EACH)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._images import Box
+from ._images import Box
 
 WORK_SIDE = 256  # pixels; larger pictures are reduced to it before ink is looked for
 FIELD, BOX = 28, 20  # sides of MNIST's pictures, and of the box in them that the ink fits into
