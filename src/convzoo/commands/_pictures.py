@@ -15,8 +15,8 @@ from . import _options
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..models import Classifier
     from .._transform import View
+    from ..models import Classifier
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".tga"}
 WEIGHTS_HELP = (

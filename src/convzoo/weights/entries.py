@@ -8,16 +8,15 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._checks import did_you_mean, match_names, shorten
+from . import package
 from .errors import WeightsNotFound
-from .package import BUNDLED, ENTRIES, LARGE
+from .package import BUNDLED, ENTRIES
 
 if TYPE_CHECKING:
     from .._transform import Transform
@@ -171,7 +170,7 @@ def read_table() -> tuple[dict[str, WeightInfo], dict[str, str]]:
 
 def all_entries() -> dict[str, WeightInfo]:
     """The table's entries, and those of the folders of repositories."""
-    if not os.environ.get("CONVZOO_WEIGHTS") and not LARGE.is_dir():
+    if not os.environ.get("CONVZOO_WEIGHTS") and not package.LARGE.is_dir():
         return dict(read_table()[0])  # without what reads weights, which needs torch
     from .find import folder_entries
 
