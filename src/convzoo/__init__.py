@@ -55,7 +55,6 @@ _PUBLIC = {
     "comparison": "compare",
     "explain": "CAM cam cam_layers feature_maps overlay show_cam show_feature_maps show_filters",
     "finetune": "Frozen freeze parameter_groups unfreeze",
-    "finetune": "Frozen freeze parameter_groups unfreeze",
     "inference": "optimize_for_inference",
     "models": "AuxLogits Classifier ModelConfig",
     "profiling": "Profile profile summary",
