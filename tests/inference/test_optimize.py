@@ -2,6 +2,10 @@
 
 import copy
 import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -260,3 +264,45 @@ def test_refusals():
     wrapper.register_forward_hook(lambda module, args, output: output * 2)
     with pytest.raises(ValueError, match=r"the model is a wrapper \(DataParallel\) with hooks"):
         convzoo.optimize_for_inference(wrapper)
+
+
+def test_a_layer_that_does_the_work_of_others_says_so():
+    model = build("vgg11_bn", head="gap")
+    fast = convzoo.optimize_for_inference(model)
+    x = images(fast)
+    with pytest.warns(UserWarning, match=r"the work of what followed it too \(BatchNorm2d, relu\)"):
+        fast.features[0].register_forward_hook(lambda module, args, output: None)
+    for layer in ("features.0", fast.features[0]):
+        with pytest.raises(ValueError, match=r"layer .features\.0. of this optimised model does the work of"):
+            convzoo.cam(fast, x, layer=layer, method="grad_cam")
+    with pytest.raises(ValueError, match="look at the model that it was made from"):
+        convzoo.feature_maps(fast, x, ["features.0"])
+    assert_same(convzoo.feature_maps(fast, x, ["features.2"])["features.2"],
+                convzoo.feature_maps(model, x, ["features.2"])["features.2"])  # fmt: skip
+
+
+def test_without_the_kernels():
+    """On a torch that has them not, the ordinary layers serve."""
+    code = """
+import types, torch
+torch.ops.__dict__["mkldnn"] = types.SimpleNamespace()
+import convzoo
+from convzoo.inference import packed
+assert not packed.KERNELS
+for name in ("resnet18", "t2t_vit_7"):
+    model = convzoo.create_model(name, num_classes=5, img_size=128).eval()
+    x = torch.rand(2, 3, 128, 128)
+    with torch.no_grad():
+        fast = convzoo.optimize_for_inference(model)
+        assert torch.allclose(fast(x), model(x), rtol=1e-4, atol=1e-5)
+        assert all(getattr(module, "_cache", None) is None for module in fast.modules())
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_code_of_the_page_runs():
+    text = (Path(__file__).parents[2] / "docs" / "inference.md").read_text()
+    scope: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "docs/inference.md", "exec"), scope)
+    assert len(list(scope["fast"].parameters())) == 2

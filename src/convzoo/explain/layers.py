@@ -147,17 +147,32 @@ def find_layer(model: nn.Module, layer: object) -> str:
         TypeError, ValueError: as :func:`find_layers`.
     """
     if isinstance(layer, str):
-        if any(path == layer for path, _ in walk(model)):
+        if any(path == layer and check_alone(path, module) for path, module in walk(model)):
             return layer
         close = model.stages.values() if isinstance(model, Classifier) else (name for name, _ in model.named_children())
         such = ", such as " + ", ".join(list(close)[-4:]) if len(model._modules) else "; this model has none"
         raise ValueError(f"the model has no layer {shorten(layer)}; pass the path of a module{such}")
     if isinstance(layer, nn.Module):
         for path, module in walk(model):
-            if module is unwrap(layer):
+            if module is unwrap(layer) and check_alone(path, module):
                 return path
         raise ValueError(f"the {type(layer).__name__} given as layer is not a part of the model; pass one that is")
     raise TypeError(f"layer is the path of a module or the module, got {shorten(layer)}; cam_layers(model) names paths")
+
+
+def check_alone(path: str, module: nn.Module) -> bool:
+    """True, if the output of ``module`` is its own.
+
+    Raises:
+        ValueError: it is a layer of an optimised model that does the work of the next ones too.
+    """
+    absorbed = getattr(module, "absorbed", ())
+    if absorbed:
+        raise ValueError(
+            f"layer {path!r} of this optimised model does the work of what followed it too ({', '.join(absorbed)}); "
+            "look at the model that it was made from"
+        )
+    return True
 
 
 def reader(model: nn.Module, path: str, output: Tensor, images: Tensor, grid: tuple[int, int] | None) -> Reader:

@@ -120,8 +120,9 @@ class Graph:
         kind = ADDITIONS.get(node.call.function)
         if kind is None or node.call.kwargs or len(node.reads) != 2 or len(node.call.args) != 2:
             return False
-        writers = [writer for value in node.reads if (writer := self.writer.get(value)) in inside]
-        if not writers or (kind == "add_" and self.writer.get(node.reads[0]) not in writers):
+        found = [self.writer.get(value) for value in node.reads]
+        writers = [writer for writer in found if writer is not None and writer in inside]
+        if not writers or (kind == "add_" and found[0] not in writers):
             return False  # what stands outside would not see that it is changed
         last = max(writers, key=lambda writer: writer.index)  # when it runs, the other summand is there
         other = node.reads[node.reads[0] == last.output]

@@ -48,9 +48,9 @@ def pack(model: nn.Module, channels_last: bool) -> nn.Module:
     packed: dict[nn.Module, nn.Module] = {}  # a layer that stands in several places stays one layer
     for path, module in list(model.named_modules(remove_duplicate=False)):
         if module not in packed and is_layer(module, nn.Conv2d):
-            packed[module] = PackedConv2d.of(module, channels_last=channels_last)  # type: ignore[arg-type]
+            packed[module] = PackedConv2d.of(module, channels_last=channels_last)
         elif module not in packed and is_layer(module, nn.Linear):
-            packed[module] = PackedLinear.of(module)  # type: ignore[arg-type]
+            packed[module] = PackedLinear.of(module)
         if module in packed:
             model = place(model, path, packed[module])
     return model

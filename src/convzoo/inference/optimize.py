@@ -17,6 +17,7 @@ from .trace import Value, has_hooks, record, replace
 
 # How far outputs may be apart, as a share of the largest: what rounding does on the way through a deep net.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+SMALL_IMAGES = 96  # pixels a side; a multiple of 16, as T2T-ViT needs
 GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 ON_ACCELERATORS = 2e-2  # which may round the factors of float32 products to ten bits
 
@@ -44,7 +45,7 @@ def optimize_for_inference(
     Args:
         model: a model of the zoo, or any other module.
         example: what ``model`` takes: a tensor, or a tuple of arguments. A model of the zoo needs none, random images
-            of its size serve. Without an example, of any other module each convolution and linear layer is made faster
+            serve. Without an example, of any other module each convolution and linear layer is made faster
             by itself, and nothing that depends on how they are called is rewritten.
         memory_format: in which order maps are kept in memory: ``"channels_last"``, which the kernels of CPUs and GPUs
             prefer, or ``"contiguous"``.
@@ -143,28 +144,28 @@ class Optimizer:
 
     def arguments(self, example: Any) -> tuple[Any, ...] | None:
         """What to run the model on; None if nothing is known that it takes."""
-        tensor = next((each for each in self.original.parameters() if each.is_floating_point()), None)
         if example is not None:
-            args = example if isinstance(example, tuple) else (example,)
-        elif isinstance(self.original, Classifier) and tensor is not None:
-            size = (1, self.original.in_chans, *self.original.img_size)
-            args = (torch.randn(size, generator=torch.Generator().manual_seed(0)).to(tensor),)
+            candidates = [example if isinstance(example, tuple) else (example,)]
         else:
-            return None
-        try:
-            self.expected = run(private_copy(self.original), args)
-        except Exception as error:  # whatever the model's code raises
-            if example is not None:
-                raise ValueError(
-                    f"optimize_for_inference could not run the model on the example: {error}; pass what the model "
-                    "takes, a tensor or a tuple of arguments"
-                ) from error
+            candidates = [(images,) for images in make_images(self.original)]
+        error: Exception | None = None
+        for args in candidates:
+            try:
+                self.expected = run(private_copy(self.original), args)
+                return args
+            except Exception as reason:  # whatever the model's code raises
+                error = reason
+        if example is not None:
+            raise ValueError(
+                f"optimize_for_inference could not run the model on the example: {error}; pass what the model takes, a "
+                "tensor or a tuple of arguments"
+            ) from error
+        if error is not None:
             self.warnings.append(
-                f"the model does not run on images of shape {size} ({error}), so that only single layers were made "
-                "faster; pass an example= that it takes"
+                f"the model does not take images of shape {tuple(args[0].shape)} ({error}), so that only single layers "
+                "were made faster; pass an example= that it takes"
             )
-            return None
-        return args
+        return None
 
     def rewrite(self, args: tuple[Any, ...]) -> nn.Module:
         """The fastest copy that gives on ``args`` what the original gives."""
@@ -214,6 +215,17 @@ class Optimizer:
             return is_close(run(private_copy(fast), args), self.expected)
         except Exception:  # of code that looks for a layer that is not there, say
             return False
+
+
+def make_images(model: nn.Module) -> list[Tensor]:
+    """Random images that a model of the zoo should take: small ones, which cost less, and ones of its own size."""
+    like = next((each for each in model.parameters() if each.is_floating_point()), None)
+    if not isinstance(model, Classifier) or like is None:
+        return []
+    small = max(SMALL_IMAGES, model.min_size)
+    sizes = [model.img_size] if min(model.img_size) <= small or model.fixed_size else [(small, small), model.img_size]
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(1, model.in_chans, *size, generator=generator).to(like) for size in sizes]
 
 
 def independent_copy(model: nn.Module) -> nn.Module:
@@ -273,7 +285,10 @@ def is_close_tensor(actual: Tensor, expected: Tensor) -> bool:
     tolerance = TOLERANCES.get(expected.dtype, 1e-1)
     if expected.device.type != "cpu":
         tolerance = max(tolerance, ON_ACCELERATORS)
-    actual, expected = actual.double(), expected.double()
-    finite = expected.isfinite()
-    largest = expected[finite].abs().max().item() if finite.any() else 0.0
-    return torch.allclose(actual, expected, rtol=0.0, atol=tolerance * largest, equal_nan=True)
+    if expected.dtype.itemsize < 4:
+        actual, expected = actual.float(), expected.float()
+    largest = expected.abs().max()
+    if largest.isfinite():
+        return bool((actual - expected).abs().max() <= tolerance * largest)
+    largest = torch.where(expected.isfinite(), expected, 0.0).abs().max()
+    return torch.allclose(actual, expected, rtol=0.0, atol=tolerance * largest.item(), equal_nan=True)

@@ -55,14 +55,16 @@ def activation_of(module: nn.Module | None) -> Activation | None:
 
 def find_kernels() -> bool:
     """Whether this torch has the kernels, and a way to see whether somebody looks at the operators."""
-    names = ("_convolution_pointwise", "_convolution_pointwise_", "_linear_pointwise")
-    names += ("_reorder_convolution_weight", "_reorder_linear_weight")
-    try:
-        found = [getattr(torch.ops.mkldnn, name) for name in names]
-        found += [found[0].binary, found[1].binary, found[2].binary, torch._C._len_torch_dispatch_stack]
-    except AttributeError:
-        return False
-    return True
+    kernels = torch.ops.mkldnn
+    needed = (
+        (kernels, "_reorder_convolution_weight"),
+        (kernels, "_reorder_linear_weight"),
+        (getattr(kernels, "_convolution_pointwise", None), "binary"),
+        (getattr(kernels, "_convolution_pointwise_", None), "binary"),
+        (getattr(kernels, "_linear_pointwise", None), "binary"),
+        (torch._C, "_len_torch_dispatch_stack"),
+    )
+    return all(hasattr(owner, name) for owner, name in needed)
 
 
 KERNELS = find_kernels()
@@ -90,12 +92,13 @@ def can_use_kernels(x: Tensor, weight: Tensor) -> bool:
 class _Packed:
     """What the two layers share: the cache, and that copies and files leave it out."""
 
+    weight: nn.Parameter
     absorbed: tuple[str, ...] = ()  # what followed the layer, and now happens in it
     _cache: tuple[Any, Any] | None = None
 
     def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
         """As ever, but with a warning where the hook will see something else than this layer's own output."""
-        if self.absorbed:
+        if self.absorbed and not self.weight.is_meta:
             warnings.warn(
                 f"this layer of an optimised model does the work of what followed it too ({', '.join(self.absorbed)}), "
                 "and that is what the hook will see; hook the original model instead",
