@@ -168,6 +168,28 @@ def test_pretrained(tag):
     assert backbone.preprocess(torch.zeros(28, 28)).shape == (1, 1, 28, 28)
 
 
+@pytest.mark.parametrize(("name", "options"), [("resnet18", {}), ("googlenet_bn", {"aux": True})])
+def test_weights_of_a_classifier_go_into_a_backbone(name, options):
+    classifier = convzoo.create_model(name, **options).eval()
+    backbone = convzoo.create_model(name, features_only=True, out_indices=(1, 3)).eval()
+    convzoo.load_weights(backbone, classifier.state_dict())
+    x, maps = torch.rand(1, 3, 64, 64), []
+    with torch.no_grad():
+        classifier.forward_features(x, maps=maps)
+        assert torch.equal(backbone(x)[1], maps[3])
+    with pytest.raises(convzoo.WeightsMismatch, match="1 unexpected: other"):
+        convzoo.load_weights(backbone, {**classifier.state_dict(), "other": torch.zeros(1)})
+
+
+def test_cam_and_save_pretrained_say_that_there_is_no_head(tmp_path):
+    model = convzoo.create_model("resnet18", features_only=True).eval()
+    with pytest.raises(ValueError, match="without a head has no classes to explain"):
+        convzoo.cam(model, torch.rand(1, 3, 64, 64))
+    with pytest.raises(ValueError, match=r"made with features_only=True.*keep its state_dict\(\)"):
+        convzoo.save_pretrained(model, tmp_path / "folder", tag="mine", mean=[0.0] * 3, std=[1.0] * 3)
+    assert not (tmp_path / "folder").exists()
+
+
 def test_auxiliary_heads_are_left_out():
     model = to_backbone(convzoo.create_model("googlenet_bn", aux=True))
     assert len(model.train()(torch.randn(2, 3, 64, 64))) == 5
@@ -229,6 +251,7 @@ def test_what_has_no_head_says_so(name):
 
 @pytest.mark.parametrize(("name", "options"), [
     ("resnet18", {"stem": "small"}), ("vgg11_bn", {}), ("googlenet_bn", {}), ("fcn_gap", {}),
+    ("t2t_vit_7", {"depth": 2}), ("t2t_vit_t_14_small", {"depth": 1, "out_indices": (0, 1)}),
 ])  # fmt: skip
 def test_optimised_and_counted(name, options):
     model = build(name, **options).eval()

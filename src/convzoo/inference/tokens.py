@@ -204,12 +204,12 @@ def fast_parts(
     def is_stock(name: str) -> bool:
         return name in reference and is_alike(modules[prefix + name], reference[name]) and is_sealed(prefix + name)
 
-    if is_stock("tokens_to_token"):
+    if vit.feature_info is None and is_stock("tokens_to_token"):  # a backbone wants its maps too
         yield f"{prefix}tokens_to_token", FastTokensToToken(vit.tokens_to_token)
     blocks = [f"blocks.{index}" for index in range(len(vit.blocks))]
     for name in filter(is_stock, blocks):
         block = FastBlock(modules[prefix + name])  # type: ignore[arg-type]
-        class_token_alone = name == blocks[-1] and is_stock("norm") and is_plain(vit)
+        class_token_alone = name == blocks[-1] and is_stock("norm") and is_plain(vit) and vit.feature_info is None
         if class_token_alone:
             block.attn = LastAttention(block.attn)
         yield prefix + name, block

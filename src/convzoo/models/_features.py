@@ -159,6 +159,14 @@ def describe(model: Classifier) -> list[dict[str, Any]]:
     ]
 
 
+def keys_left_out(backbone: Classifier) -> set[str]:
+    """State-dict keys that the classifier has, with its auxiliary heads, and ``backbone`` has not."""
+    aux = {"aux": True} if "aux" in backbone.config.options else {}
+    with torch.device("meta"):
+        classifier = type(backbone)(backbone.config.changed(num_classes=1, **aux))
+    return classifier.state_dict().keys() - backbone.state_dict().keys()
+
+
 def to_backbone(model: Model, out_indices: Sequence[int] | None = None) -> Model:
     """Make ``model`` a backbone: without its head, and with :attr:`~Classifier.feature_info`.
 

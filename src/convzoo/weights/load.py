@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .._checks import check_bool, check_img_size, shorten
 from .._modules import unwrap
 from ..models import Classifier, ModelConfig
+from ..models._features import keys_left_out
 from ..registry import find_entry, make_config
 from . import find, fit, layouts
 from .entries import WeightInfo, default_tag
@@ -155,7 +156,7 @@ def load_weights(
 
     Args:
         model: gets the weights, in its own types and on its own device; compiled, data-parallel and averaged models
-            are filled inside.
+            are filled inside. A backbone takes its part of the classifier's tensors.
         source: tensors by name; a checkpoint that holds them, of any framework; or a ``.safetensors`` file or a folder
             that holds one.
         layout: whose names the tensors have: ``"convzoo"``, ``"torchvision"``, ``"timm"`` or ``"t2t-official"``.
@@ -205,6 +206,9 @@ def load_weights(
     if not head:
         state = _with_own_head(inner, state)
         info = info and info.with_other_head(inner.num_classes)
+    if inner.feature_info is not None:
+        others = keys_left_out(inner)
+        state = {key: tensor for key, tensor in state.items() if key not in others}
     fit.put_in(inner, state, what, copy=isinstance(source, Mapping))
     inner.weights = info
     return model

@@ -104,6 +104,11 @@ def save_pretrained(
             "safetensors.torch.save_file"
         )
     model, name = inner, inner.config.name
+    if model.feature_info is not None:
+        raise ValueError(
+            f"this {name} was made with features_only=True, and folders are of classifiers; keep its state_dict() (the "
+            "keys are the classifier's), with safetensors.torch.save_file"
+        )
     folder = Path(folder)
     old = model.weights
     tag = tag if tag is not None else (old.tag if old else None)
