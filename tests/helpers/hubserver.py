@@ -10,9 +10,10 @@ a second host name by a redirect; uploads go through the large-file store. Any r
 
 What a fault may do: ``status`` (with ``body``, ``headers``), ``reset`` (close the door at once), ``delay`` (seconds),
 ``call`` (a function, before the answer), ``set`` (headers of an otherwise right answer; None: left out), ``drip``
-(seconds between the single bytes of a header that never ends), and to the bytes of a file ``drop_after`` (cut;
-``graceful`` for an orderly end), ``stall_after``, ``rate`` (bytes a second), ``corrupt`` (flip the byte at that place),
-``truncate``, ``replace``, ``no_range``, ``endless`` (bytes after the right ones, until the client leaves).
+(seconds between the single bytes of a header that never ends), ``raw`` (bytes instead of an answer), and to the bytes
+of a file ``drop_after`` (cut; ``graceful`` for an orderly end), ``stall_after``, ``rate`` (bytes a second), ``corrupt``
+(flip the byte at that place), ``truncate``, ``replace``, ``no_range``, ``gzip``, ``endless`` (bytes after the right
+ones, until the client leaves).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
+import gzip
 import hashlib
 import json
 import re
@@ -213,6 +215,10 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(self.fault.get("delay", 0))
         if "drip" in self.fault:
             self.drip(self.fault["drip"])
+        elif "raw" in self.fault:
+            self.read_body()
+            self.close_connection = True
+            self.wfile.write(self.fault["raw"])
         elif self.fault.get("reset"):
             self.read_body()
             self.slam()
@@ -340,6 +346,9 @@ class Handler(BaseHTTPRequestHandler):
             place = fault["corrupt"] % len(body)
             body = body[:place] + bytes([body[place] ^ 0xFF]) + body[place + 1 :]
         body = fault.get("replace", body)[: fault.get("truncate")]
+        if "gzip" in fault and self.command == "GET":
+            body = gzip.compress(body)
+            sent["Content-Encoding"] = "gzip"
         self.send_response(status)
         for key, value in {**sent, "Content-Length": str(len(body))}.items():
             if not (key == "Content-Length" and "endless" in fault):

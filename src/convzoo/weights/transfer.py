@@ -99,13 +99,12 @@ def ask(repo_id: str, filename: str, revision: str, asker: Asker, what: str) -> 
     longest = ATTEMPTS * (constants.HF_HUB_ETAG_TIMEOUT + 2) if asker.patient else probe
     try:
         answer = watch(lambda beat: _ask(question, probe, asker), longest)
-    except Exception as error:
-        problem = client.explain(error, what, asker.token)
-    else:
         stated = _read(answer, revision, what)
         pinned = hf_hub_url(repo_id, filename, revision=stated.commit)  # the branch may move any time
         location = pinned if stated.location == question else stated.location
         return dataclasses.replace(stated, question=pinned, location=location)
+    except Exception as error:
+        problem = client.explain(error, what, asker.token)
     raise problem
 
 

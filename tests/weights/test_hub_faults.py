@@ -1,0 +1,249 @@
+"""Faults at each request in each state of the cache, drawn at random: the right weights come, or the right error.
+
+A draw takes a state (nothing cached, a copy, an older copy, a damaged one, a pinned commit), one of the four requests
+of a load, a fault and how often it strikes. Whatever comes of it is held against what must: weights are those of one
+commit, bit by bit; a good copy means that the load never fails; a fault that passes is overcome; nothing is left over;
+and once the server is well the newest weights come, without a word.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import warnings
+
+import pytest
+from helpers.hubserver import point_client_at
+from helpers.weight_folders import leftovers, make_folder, put, same
+
+import convzoo
+from convzoo import WeightsError, WeightsUnavailable
+from convzoo.weights import transfer
+
+REQUESTS = (("HEAD", "config.json"), ("GET", "config.json"), ("HEAD", "model.safetensors"), ("GET", "cdn"))
+STATES = ("nothing", "copy", "older copy", "damaged copy", "pinned")
+ALWAYS = 1 << 30
+PAGE = b"<html>Welcome to the hotel</html>"
+
+PASSING = {  # what must be overcome if it strikes once
+    "reset": {"reset": True},
+    "408": {"status": 408},
+    "429": {"status": 429, "headers": {"Retry-After": "1"}},
+    "500": {"status": 500},
+    "502": {"status": 502, "body": PAGE},
+    "503": {"status": 503},
+    "504": {"status": 504},
+    "not HTTP": {"raw": b"220 mail.example ESMTP\r\n"},
+    "half a header": {"raw": b"HTTP/1.1 200 OK\r\nETa"},
+    "nothing at all": {"raw": b""},
+}
+LASTING = {  # what may be taken at its word
+    "401": {"status": 401},
+    "403": {"status": 403, "body": PAGE},
+    "404": {"status": 404},
+    "gone": {"status": 410},
+    "451": {"status": 451},
+    "private": {"status": 401, "headers": {"X-Error-Code": "RepoNotFound"}},
+    "removed": {"status": 404, "headers": {"X-Error-Code": "RepoNotFound"}},
+    "no revision": {"status": 404, "headers": {"X-Error-Code": "RevisionNotFound"}},
+    "no file": {"status": 404, "headers": {"X-Error-Code": "EntryNotFound"}},
+    "gated": {"status": 403, "headers": {"X-Error-Code": "GatedRepo"}},
+    "disabled": {"status": 403, "headers": {"X-Error-Message": "Access to this resource is disabled."}},
+    "log-in page": {"status": 200, "body": PAGE, "headers": {"Content-Type": "text/html"}},
+    "no content": {"status": 204},
+    "redirect to itself": {"status": 307, "headers": {"Location": ""}},
+    "redirect to nowhere": {"status": 302, "headers": {"Location": "http://127.0.0.1:9/x"}},
+    "redirect to a file": {"status": 302, "headers": {"Location": "file:///etc/passwd"}},
+    "redirect to no address": {"status": 302, "headers": {"Location": "http://[::1"}},
+}
+HEADERS = {  # of a question
+    "no commit": {"set": {"X-Repo-Commit": None}},
+    "another commit": {"set": {"X-Repo-Commit": "1" * 40}},
+    "a branch for a commit": {"set": {"X-Repo-Commit": "main"}},
+    "no hash": {"set": {"ETag": None, "X-Linked-ETag": None}},
+    "a weak hash": {"set": {"ETag": 'W/"1"', "X-Linked-ETag": 'W/"1"'}},
+    "another hash": {"set": {"ETag": f'"{"1" * 40}"', "X-Linked-ETag": f'"{"1" * 64}"'}},
+    "a path for a hash": {"set": {"ETag": '"../../x"', "X-Linked-ETag": '"/tmp/x"'}},
+    "too small": {"set": {"X-Linked-Size": "7", "Content-Length": "7"}},
+    "too large": {"set": {"X-Linked-Size": "99999999", "Content-Length": "99999999"}},
+}
+BODY = {  # of an answer with a file
+    "cut": {"drop_after": 300},
+    "cut at once": {"drop_after": 0},
+    "ended early": {"drop_after": 300, "graceful": True},
+    "ended late": {"drop_after": 100_000, "graceful": True},
+    "ended late, no ranges": {"drop_after": 100_000, "graceful": True, "no_range": True},
+    "a bit flipped": {"corrupt": 200},
+    "shorter": {"truncate": 100},
+    "empty": {"replace": b""},
+    "longer": {"replace": b"x" * 300_000},
+    "a page": {"replace": PAGE},
+    "never ends": {"endless": True},
+}
+HARMLESS = {"compressed": {"gzip": True}, "no ranges": {"no_range": True}, "slow": {"delay": 0.02}}
+SILENT = {"silent": {"delay": 2.0}, "drips": {"drip": 0.01}}  # rarely drawn: they cost their time
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    place = tmp_path_factory.mktemp("made")
+    return [make_folder(place / str(seed), seed=seed) for seed in range(2)]
+
+
+@pytest.fixture(scope="module")
+def models(folders):
+    return [convzoo.create_model("lenet5", pretrained=folder, mmap=False) for folder in folders]
+
+
+def draw(seed):
+    """A state, a request, a fault's name, the fault and how often it strikes."""
+    choose = random.Random(seed)
+    state = choose.choice(STATES)
+    method, pattern = choose.choice(REQUESTS)
+    kinds = {**PASSING, **LASTING, **HARMLESS, **(HEADERS if method == "HEAD" else BODY)}
+    if choose.random() < 0.03:
+        kinds = SILENT
+    name = choose.choice(sorted(kinds))
+    return state, method, pattern, name, kinds[name], choose.choice([1, 1, ALWAYS])
+
+
+def must_pass(method, pattern, name, times):
+    """True if a fault may not be seen by whoever loads, a copy or not."""
+    if name in HARMLESS:
+        return True
+    expired = pattern == "cdn" and name in ("401", "403", "404", "gone", "451", "private", "removed", "no revision")
+    expired = expired or (pattern == "cdn" and name in ("no file", "gated", "disabled"))
+    return times == 1 and (name in PASSING or name in BODY or expired)
+
+
+def load(source):
+    """The model or the error, the warnings, the seconds."""
+    started = time.monotonic()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            outcome = convzoo.create_model("lenet5", pretrained=source, mmap=False)
+        except WeightsError as error:
+            outcome = error
+    return outcome, [str(warning.message) for warning in caught], time.monotonic() - started
+
+
+def try_draw(seed, hub, tmp_path, monkeypatch, folders, models):
+    state, method, pattern, name, fault, times = draw(seed)
+    context = f"seed {seed}: {state}, {method} {pattern}, {name}, {'always' if times == ALWAYS else 'once'}"
+    quick = name in SILENT
+    monkeypatch.setattr(transfer, "PROBE_SECONDS", 0.4 if quick else 2.5)
+    for setting in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.setattr(f"huggingface_hub.constants.{setting}", 0.5 if quick else 5)
+    hub.clear()
+    repo_id = f"someone/draw{seed}"
+    cache = tmp_path / "cache" / f"models--someone--draw{seed}"
+    before = None
+    if state in ("copy", "older copy", "damaged copy"):
+        before = put(hub, folders[0 if state == "older copy" else 1], repo_id)
+        convzoo.create_model("lenet5", pretrained=repo_id, mmap=False)
+    if state == "damaged copy":
+        (blob,) = [path for path in (cache / "blobs").iterdir() if len(path.name) == 64]
+        blob.write_bytes(b"damaged")
+    commit = put(hub, folders[1], repo_id)
+    source = f"{repo_id}@{commit}" if state == "pinned" else repo_id
+    hub.fault(method, pattern, times=times, **fault)
+
+    outcome, said, seconds = load(source)
+    good = state in ("copy", "older copy")
+    assert seconds < 30, context
+    assert leftovers(cache) == [], context
+    assert all(path.resolve().is_relative_to(cache.resolve()) for path in cache.rglob("*")), context
+    reference = cache / "refs" / "main"
+    meant = reference.read_text() if reference.exists() else None
+    if isinstance(outcome, WeightsError):
+        assert not good, context
+        assert not must_pass(method, pattern, name, times), (context, outcome)
+        assert not said, context
+        assert meant == before, context
+    else:
+        newest = same(outcome, models[1])
+        assert newest or (state == "older copy" and same(outcome, models[0])), context
+        assert len(said) <= 1, context
+        assert newest or len(said) == 1, context
+        assert not (must_pass(method, pattern, name, times) and (said or not newest)), (context, said)
+        assert outcome.weights.revision == (commit if newest and not (said and before) else before), context
+        assert state == "pinned" or meant == outcome.weights.revision, context
+        assert all("the cached copy is used" in line for line in said), context
+
+    hub.clear()
+    outcome, said, _ = load(source)
+    assert not isinstance(outcome, WeightsError), (context, outcome)
+    assert same(outcome, models[1]), context
+    assert said == [], context
+    assert same(convzoo.create_model("lenet5", pretrained=source, local_files_only=True), models[1]), context
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    monkeypatch.setattr(transfer, "PAUSE", 0.001)
+    monkeypatch.setattr(transfer, "STALL_SECONDS", 3.0)
+    return monkeypatch
+
+
+def test_faults_drawn_at_random(hub, tmp_path, patient, folders, models):
+    for seed in range(60):
+        try_draw(seed, hub, tmp_path, patient, folders, models)
+
+
+@pytest.mark.slow
+def test_many_faults_drawn_at_random(hub, tmp_path, patient, folders, models):
+    for seed in range(10_000, 16_000):
+        try_draw(seed, hub, tmp_path, patient, folders, models)
+
+
+@pytest.mark.slow
+def test_every_fault_at_every_request_in_every_state(hub, tmp_path, patient, folders, models, monkeypatch):
+    cases = [
+        (state, method, pattern, name, fault, times)
+        for state in STATES
+        for method, pattern in REQUESTS
+        for name, fault in {
+            **PASSING,
+            **LASTING,
+            **HARMLESS,
+            **SILENT,
+            **(HEADERS if method == "HEAD" else BODY),
+        }.items()
+        for times in (1, ALWAYS)
+    ]
+    assert len(cases) > 1500
+    monkeypatch.setitem(globals(), "draw", lambda number: cases[number])
+    for number in range(len(cases)):
+        try_draw(number, hub, tmp_path, patient, folders, models)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://no-such-host.invalid", "http://127.0.0.1:9", "http://[::1]:9", "http://0.0.0.0:1"]
+)
+def test_a_hub_that_is_not_there(hub, tmp_path, patient, folders, models, url):
+    commit = put(hub, folders[1], "someone/net")
+    point_client_at(url, patient)
+    outcome, said, seconds = load("someone/net")
+    assert isinstance(outcome, WeightsUnavailable)
+    assert said == []
+    assert seconds < 10
+    point_client_at(hub.url, patient)
+    load("someone/net")
+    point_client_at(url, patient)
+    outcome, said, seconds = load("someone/net")
+    assert same(outcome, models[1])
+    assert len(said) == 1
+    outcome, said, _ = load(f"someone/net@{commit}")
+    assert same(outcome, models[1])
+    assert said == []
+
+
+@pytest.mark.parametrize("closed", [{"private": True}, {"gated": ()}, {"disabled": True}])
+def test_closed_after_it_was_cached(hub, patient, folders, models, closed):
+    put(hub, folders[1], "someone/net")
+    load("someone/net")
+    hub.repo("someone/net", **closed)
+    outcome, said, _ = load("someone/net")
+    assert same(outcome, models[1])
+    assert len(said) == 1
