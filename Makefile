@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 BENCHMARK_VENV ?= .venv-benchmark
+AUDIT_VENV ?= .venv-audit
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check slow docs docs-test benchmark clean
+.PHONY: demo test check slow clients audit docs docs-test benchmark clean
 
 demo: $(VENV)/.installed  ## show what the library does, on pictures of drawn digits
 	$(BIN)/python examples/demo.py
@@ -21,6 +22,12 @@ check: $(VENV)/.installed  ## lint, format, types, generated pages
 
 slow: $(VENV)/.installed  ## the tests that take minutes or need a data set
 	$(BIN)/python -m pytest -m slow
+
+clients: $(VENV)/.installed  ## the tests of the Hub with several versions of its client
+	$(BIN)/python tools/client_versions.py
+
+audit: $(AUDIT_VENV)/.installed  ## known vulnerabilities of the pinned packages (asks a service, so not part of the tests)
+	$(AUDIT_VENV)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off
 
 docs: $(VENV)/.installed-docs  ## the site, in site/
 	$(BIN)/python docs/generate.py
@@ -49,5 +56,10 @@ $(BENCHMARK_VENV)/.installed: pyproject.toml
 	$(BENCHMARK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[benchmark]"
 	touch $@
 
+$(AUDIT_VENV)/.installed:
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(BENCHMARK_VENV) build dist site out
+	rm -rf $(VENV) $(BENCHMARK_VENV) $(AUDIT_VENV) build dist site out

@@ -34,7 +34,6 @@ PASSING = {  # what must be overcome if it strikes once
     "503": {"status": 503},
     "504": {"status": 504},
     "not HTTP": {"raw": b"220 mail.example ESMTP\r\n"},
-    "half a header": {"raw": b"HTTP/1.1 200 OK\r\nETa"},
     "nothing at all": {"raw": b""},
 }
 LASTING = {  # what may be taken at its word
@@ -51,6 +50,7 @@ LASTING = {  # what may be taken at its word
     "disabled": {"status": 403, "headers": {"X-Error-Message": "Access to this resource is disabled."}},
     "log-in page": {"status": 200, "body": PAGE, "headers": {"Content-Type": "text/html"}},
     "no content": {"status": 204},
+    "half a header": {"raw": b"HTTP/1.1 200 OK\r\nETa"},  # which requests takes for an answer
     "redirect to itself": {"status": 307, "headers": {"Location": ""}},
     "redirect to nowhere": {"status": 302, "headers": {"Location": "http://127.0.0.1:9/x"}},
     "redirect to a file": {"status": 302, "headers": {"Location": "file:///etc/passwd"}},
