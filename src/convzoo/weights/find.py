@@ -91,9 +91,7 @@ def _described(repository: Path) -> WeightInfo | None:
 
 def _warn(folder: str, problems: list[object]) -> None:
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    warnings.warn(
-        f"not all of the folder of weights {shorten(folder)} can be read{more}: {problems[0]}", stacklevel=2
-    )
+    warnings.warn(f"not all of the folder of weights {shorten(folder)} can be read{more}: {problems[0]}", stacklevel=2)
 
 
 NOTHING, FILE, FOLDER, OTHER = "nothing", "file", "folder", "other"
