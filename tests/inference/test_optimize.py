@@ -15,6 +15,7 @@ from torch import nn
 
 import convzoo
 from convzoo.inference import is_optimized
+from convzoo.inference.folding import fold
 from convzoo.inference.packed import RELU, Activation, PackedConv2d, PackedLinear
 from convzoo.inference.winograd import Winograd
 
@@ -306,3 +307,108 @@ def test_code_of_the_page_runs():
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(compile(block, "docs/inference.md", "exec"), scope)
     assert len(list(scope["fast"].parameters())) == 2
+
+
+@torch.no_grad()
+def test_a_part_that_differs_is_put_back(monkeypatch):
+    """Were there a fault in the folding, one warning would name the parts, and the function would stay the same."""
+
+    def wrong(conv, factor, offset):
+        fold(conv, factor, offset + (0.2 if conv.out_channels == 128 else 0.0))
+
+    monkeypatch.setattr("convzoo.inference.graph.fold", wrong)
+    model = build("resnet18")
+    x = images(model)
+    with pytest.warns(UserWarning, match=r"was put back: layer2.0 \(BasicBlock\), layer2.1 \(BasicBlock\)") as seen:
+        fast = convzoo.optimize_for_inference(model)
+    assert len(seen) == 1
+    assert_same(fast(x), model(x))
+    assert 0 < norms(fast) <= 5  # of stage 2
+    assert norms(fast.layer2) == norms(fast)
+
+
+class Noisy(nn.Module):
+    """Different each time, so that nothing can be compared."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+    def forward(self, x):
+        return self.layers(x) + torch.rand(())
+
+
+def test_a_model_that_cannot_be_compared_stays_as_it_is():
+    with pytest.warns(UserWarning, match=r"was put back: the whole model \(Noisy\)"):
+        fast = convzoo.optimize_for_inference(Noisy(), example=torch.rand(1, 3, 8, 8))
+    assert norms(fast) == 1
+    assert type(fast.layers[0]) is nn.Conv2d
+
+
+def test_hooks_of_all_modules():
+    model = build("lenet5")
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, output: output * 1.1)
+    try:
+        with pytest.warns(UserWarning, match="hooks are registered for all modules, so nothing is rewritten"):
+            fast = convzoo.optimize_for_inference(model)
+        assert_same(fast(images(model)), model(images(model)))
+    finally:
+        handle.remove()
+
+
+def test_images_of_the_usual_size_serve_where_small_ones_do_not():
+    model = build("resnet18", img_size=128)
+    model.avgpool, model.fc = nn.AvgPool2d(4), nn.Linear(512, 7)  # of maps of 4x4 alone
+    model.eval()
+    fast = convzoo.optimize_for_inference(model)
+    assert norms(fast) == 0
+    x = images(model)
+    with torch.no_grad():
+        assert_same(fast(x), model(x))
+    model.avgpool = nn.AvgPool2d(9)  # of no maps
+    with pytest.warns(UserWarning, match=r"does not take images of shape \(1, 2, 128, 128\) .* pass an example= that"):
+        assert norms(convzoo.optimize_for_inference(model)) == norms(model)
+
+
+@torch.no_grad()
+def test_blocks_of_others_are_rewritten_with_an_example():
+    """A residual block, a unit of three layers and parallel branches, as another library may have them."""
+
+    class Unit(nn.Module):
+        def __init__(self, chans, out, kernel=1):
+            super().__init__()
+            self.conv = nn.Conv2d(chans, out, kernel, padding=kernel // 2, bias=False)
+            self.norm = nn.BatchNorm2d(out)
+
+        def forward(self, x):
+            return nn.functional.relu(self.norm(self.conv(x)), inplace=True)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+            self.norm, self.act = nn.BatchNorm2d(8), nn.ReLU()
+
+        def forward(self, x):
+            return self.act(x + self.norm(self.second(self.act(self.first(x)))))
+
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.three = (nn.Conv2d(8, width, 1) for width in (2, 3, 4))
+            self.last = nn.Conv2d(3, 5, 3, padding=1)
+
+        def forward(self, x):
+            return torch.cat([self.one(x), self.last(self.two(x)), self.three(x)], 1).sigmoid()
+
+    torch.manual_seed(0)
+    model = nn.Sequential(Unit(3, 8, 3), Block(), Branches(), nn.Flatten(), nn.LazyLinear(3)).eval()
+    x = torch.rand(2, 3, 9, 9)
+    expected = model(x)
+    fast = convzoo.optimize_for_inference(model, example=x)
+    assert_same(fast(x), expected)
+    assert_same(fast(x[:1]), expected[:1])
+    assert norms(fast) == 0
+    assert [type(part).__name__ for part in fast[:3]] == ["FusedBlock"] * 3
+    assert sum(isinstance(part, nn.Conv2d) for part in fast[2].modules()) == 3  # two of the four are one
+    assert_same(pickle.loads(pickle.dumps(fast))(x), expected)

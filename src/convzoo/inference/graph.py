@@ -95,7 +95,7 @@ class Graph:
         norm, activation = self._norm(node), self._activation(node)
         if (norm is None and activation is None) or not allowed(node):
             return False
-        ends = self._ends(node.reads[0], allowed)
+        ends = self._output_layers(node.reads[0], allowed)
         if not ends or any(end.layer.activation != NONE for end in ends):
             return False
         widths = [end.layer.weight.shape[0] for end in ends]
@@ -143,7 +143,7 @@ class Graph:
         self.writer[node.output] = writer
         self.nodes.remove(node)
 
-    def _ends(self, value: Value, allowed: Callable[[Node], bool]) -> list[Node]:
+    def _output_layers(self, value: Value, allowed: Callable[[Node], bool]) -> list[Node]:
         """The layers whose outputs, side by side if they are several, are ``value``, and that are read for it alone."""
         node = self.writer.get(value)
         if node is None or self.readers[value] != 1 or not allowed(node):
@@ -152,7 +152,7 @@ class Graph:
             return [node]
         if node.call.function != "cat" or node.call.args[1:] != (1,) or node.call.kwargs:
             return []
-        parts = [self._ends(each, allowed) for each in node.reads]
+        parts = [self._output_layers(each, allowed) for each in node.reads]
         return [end for part in parts for end in part] if all(parts) else []
 
     def _norm(self, node: Node) -> Any:

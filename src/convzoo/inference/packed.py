@@ -92,13 +92,12 @@ def can_use_kernels(x: Tensor, weight: Tensor) -> bool:
 class _Packed:
     """What the two layers share: the cache, and that copies and files leave it out."""
 
-    weight: nn.Parameter
     absorbed: tuple[str, ...] = ()  # what followed the layer, and now happens in it
     _cache: tuple[Any, Any] | None = None
 
     def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
         """As ever, but with a warning where the hook will see something else than this layer's own output."""
-        if self.absorbed and not self.weight.is_meta:
+        if self.absorbed and not self.weight.is_meta:  # type: ignore[attr-defined]
             warnings.warn(
                 f"this layer of an optimised model does the work of what followed it too ({', '.join(self.absorbed)}), "
                 "and that is what the hook will see; hook the original model instead",
