@@ -82,7 +82,9 @@ def open_image(source: Path | BinaryIO, name: str = "") -> Image:
 
 
 def check_pixels(height: int, width: int, name: str = "the picture") -> None:
-    """Refuse a picture of more than ``MAX_PIXELS``."""
+    """Refuse a picture without pixels, or of more than ``MAX_PIXELS``."""
+    if height < 1 or width < 1:
+        raise ValueError(f"{name} has {width}x{height} pixels, that is none; pass one that shows something")
     if height * width > MAX_PIXELS:
         raise ValueError(
             f"{name} has {width}x{height} pixels, more than the {MAX_PIXELS:,} that are read; reduce it first"
@@ -114,6 +116,7 @@ def picture_size(image: Any) -> tuple[int, int]:
         TypeError, ValueError: not one.
     """
     if is_pil(image):
+        check_pixels(image.height, image.width)
         width, height = upright(image).size
         return height, width
     shape = tuple(getattr(image, "shape", ()))
@@ -122,6 +125,8 @@ def picture_size(image: Any) -> tuple[int, int]:
     if len(shape) not in (2, 3):
         kind = f"the shape {shape}" if shape else type(image).__name__
         raise (ValueError if shape else TypeError)(f"a picture is a PIL image, an array or a tensor, got {kind}")
+    if 0 in shape:
+        raise ValueError(f"a picture has pixels, got the shape {shape}; pass one that shows something")
     if len(shape) == 2:
         return shape[0], shape[1]
     last = shape[2] in (1, 2, 3, 4) and not (isinstance(image, Tensor) and shape[0] in (1, 2, 3, 4))
@@ -144,7 +149,9 @@ def from_pil(image: Image) -> Tensor:
     transparent = mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
     try:
         image = image.convert(("LA" if grey else "RGBA") if transparent else ("L" if grey else "RGB"))
-    except ValueError as error:
+    except (
+        Exception
+    ) as error:  # what a picture carries beside its pixels, such as a transparent colour, may be anything
         raise ValueError(f"a PIL image of mode {mode!r} cannot be read ({error}); convert it to RGB first") from error
     array = np.array(image)  # a copy: what PIL gives cannot be written to
     return torch.from_numpy(array if array.ndim == 3 else array[..., None]).movedim(-1, 0)[None]

@@ -9,7 +9,7 @@ import pytest
 import convzoo
 from convzoo.__main__ import main
 from convzoo.commands import _options
-from convzoo.commands.models import CATALOGUE, find, read_catalogue
+from convzoo.commands.models import find, read_catalogue
 
 
 @pytest.fixture
@@ -188,8 +188,3 @@ def test_a_name_is_found_before_a_part_of_one():
     assert find(["a"], ["a", "ab"]) == ["a"]
     assert find(["b"], ["a", "ab"]) == ["ab"]
     assert find([], ["a", "ab"]) == ["a", "ab"]
-
-
-def test_the_catalogue_travels_in_the_package():
-    assert CATALOGUE.parent.name == "commands"
-    assert CATALOGUE.is_file()

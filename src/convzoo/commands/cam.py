@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 VIEW = 224  # smaller pictures are enlarged to this many pixels, so that one sees something
 LARGEST = 1600  # larger ones are reduced to it
-GAP, LINE = 8, 18  # pixels between panels, and of a line of text
+GAP, LINE = 8, 18  # pixels between panels, and of a line of text at least
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -129,21 +129,22 @@ def draw_sheet(rows: Sequence[dict[str, Any]]) -> Image:
     """A row of panels for each picture, with words over each, on white; a bar at the right tells the colours."""
     from PIL import Image, ImageDraw, ImageFont
 
+    line = max(LINE, max(panel.width for row in rows for panel, _ in row["panels"]) // 32)
     widths = [sum(panel.width + GAP for panel, _ in row["panels"]) for row in rows]
-    heights = [2 * LINE + max(panel.height for panel, _ in row["panels"]) + GAP for row in rows]
-    bar = colour_bar(heights[0] - 2 * LINE - GAP)
+    heights = [2 * line + max(panel.height for panel, _ in row["panels"]) + GAP for row in rows]
+    bar = colour_bar(heights[0] - 2 * line - GAP)
     sheet = Image.new("RGB", (max(widths) + GAP + bar.width, sum(heights) + GAP), "white")
     pen, top = ImageDraw.Draw(sheet), GAP
-    pen.font = ImageFont.load_default(13)
+    pen.font = ImageFont.load_default(line - 5)
     for row, height in zip(rows, heights, strict=True):
         left = GAP
         for panel, lines in row["panels"]:
             for number, text in enumerate(lines[-2:], 2 - len(lines[-2:])):
-                pen.text((left, top + number * LINE), fitting(pen, text, panel.width), fill="black")
-            sheet.paste(panel, (left, top + 2 * LINE))
+                pen.text((left, top + number * line), fitting(pen, text, panel.width), fill="black")
+            sheet.paste(panel, (left, top + 2 * line))
             left += panel.width + GAP
         top += height
-    sheet.paste(bar, (sheet.width - bar.width, GAP + 2 * LINE))
+    sheet.paste(bar, (sheet.width - bar.width, GAP + 2 * line))
     return sheet
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib.resources
 import json
-from pathlib import Path
 from typing import Any
 
 from .._checks import did_you_mean, match_names, natural_key
 from .._table import Column, Table, short, times
 from . import _options
 
-CATALOGUE = Path(__file__).parent / "catalogue.json"  # written by docs/generate.py
+CATALOGUE = importlib.resources.files(__package__) / "catalogue.json"  # written by docs/generate.py
 COLUMNS = (
     Column("name", "model"),
     Column("family", "family"),

@@ -39,8 +39,17 @@ def colorize(values: NDArray[Any], colormap: Colormap = "turbo") -> NDArray[Any]
             half, red), or a callable from values to colours (Matplotlib's maps are such).
 
     Raises:
+        TypeError: values that are no numbers.
         ValueError: there is no such colour map, or the callable's answer is not (H, W, 3) or (H, W, 4).
     """
+    try:
+        values = np.asarray(values).astype(np.float64, casting="same_kind")
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"values are an array (H, W) of numbers in 0..1, got {shorten(values)}; convert them"
+        ) from error
+    if values.ndim != 2:
+        raise ValueError(f"values have shape (H, W), got {values.shape}; pass one map")
     if callable(colormap):
         colours = np.asarray(colormap(values), dtype=np.float32)
         if colours.ndim != 3 or colours.shape[:2] != values.shape or colours.shape[2] not in (3, 4):

@@ -128,7 +128,8 @@ class CAM:
         """
         from .pictures import overlay
 
-        images = [images] if is_pil(images) else images
+        if is_pil(images) or getattr(images, "ndim", 3) < 3:
+            images = [images]
         count, classes = self.maps.shape[:2]
         given = len(images) if hasattr(images, "__len__") else 1
         if given != count:

@@ -46,7 +46,7 @@ def check_images(model: nn.Module, images: object) -> Tensor:
         raise TypeError("images are a tensor with named dimensions; pass images.rename(None)")
     if isinstance(model, Classifier):
         model.check_input(images)
-    if images.numel() == 0:
+    if images.ndim == 0 or images.numel() == 0:
         raise ValueError(f"images have shape {tuple(images.shape)}, which holds none; pass at least one image")
     if not bool(images.isfinite().all()):
         bad = [n for n, image in enumerate(images) if not bool(image.isfinite().all())]
