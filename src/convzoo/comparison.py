@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._checks import shorten
+from ._checks import check_img_size, shorten
 from ._table import Column, Table, times
 
 COLUMNS = (
@@ -102,13 +102,14 @@ def take(
     info = weight_info(name) if tag else None
     given = {**(info.model_args if info else {}), **(options or {})}
     row = registry.make_config(architecture, None, None, None, given)
-    chans, size = (info.in_chans, info.img_size) if info else (row.in_chans, row.img_size)
-    chans, *size = full_size(input_size, chans, (size, size) if isinstance(size, int) else tuple(size))
+    own = (info.in_chans, *info.img_size) if info else (row.in_chans, *check_img_size(row.img_size))
+    chans, height, width = full_size(input_size, own[0], (own[1], own[2]))
     classes = num_classes if num_classes is not None else (info.num_classes if info else None)
     with torch.device("meta"):
-        model = registry.build(registry.make_config(architecture, classes, chans, tuple(size), given))
+        model = registry.build(registry.make_config(architecture, classes, chans, (height, width), given))
     changed = (input_size, num_classes) != (None, None) or options
-    return profile(model, (chans, *size), counter=counter), None if changed or not info else info.metrics.get("top1")
+    top1 = None if changed or info is None else info.metrics.get("top1")
+    return profile(model, (chans, height, width), counter=counter), top1
 
 
 def full_size(given: int | Sequence[int] | None, chans: int, img_size: tuple[int, int]) -> tuple[int, ...]:

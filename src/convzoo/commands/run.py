@@ -28,8 +28,8 @@ EXAMPLES = """examples:
 class Parser(argparse.ArgumentParser):
     """A parser that names a close command when one is mistyped, and shows examples as they are written."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
         print(f"convzoo: {message}; {self.prog} --help tells more", file=sys.stderr)
@@ -73,7 +73,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = _show_warning  # type: ignore[assignment] # takes what it is given
         try:
             return int(args.run(args) or 0)
         except BrokenPipeError:
