@@ -184,6 +184,8 @@ def test_the_fields_travel_with_the_weights(tmp_path):
     folder = convzoo.save_pretrained(model, tmp_path / "mine", tag="mine")
     again = convzoo.create_model("lenet5_1998", pretrained=folder)
     assert (again.weights.preparation, again.weights.temperature) == ("mnist", 8.0)
+    bundled = convzoo.weights.entries.bundled_path("lenet5_1998.mnist")
+    assert convzoo.create_model("lenet5_1998", pretrained=bundled).weights.temperature == 8.0
     image = photo(4, torch.Generator().manual_seed(1))[None]
     assert torch.equal(again.preprocess(image, prepare=True), model.preprocess(image, prepare=True))
     logits = torch.tensor([[0.0, -8.0, -16.0]])

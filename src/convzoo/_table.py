@@ -125,6 +125,24 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def facts(values: Mapping[str, Any]) -> Table:
+    """A row for each fact that is known of something."""
+    columns = (Column("fact", "fact"), Column("value", "value", shown))
+    known = {key: value for key, value in values.items() if value not in ("", (), None, {})}
+    return Table(columns, [{"fact": key, "value": value} for key, value in known.items()])
+
+
+def shown(value: Any) -> str:
+    """A fact in words: counts with commas between the thousands, what is in a dict or tuple one after the other."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={one!r}" for name, one in value.items())
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(str, value))
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000:
+        return f"{value:,}"
+    return str(value)
+
+
 def times(size: Iterable[int]) -> str:
     """(3, 224, 224) as 3x224x224."""
     return "x".join(map(str, size))

@@ -118,6 +118,8 @@ def full_size(given: int | Sequence[int] | None, chans: int, img_size: tuple[int
         return (chans, *img_size)
     if isinstance(given, int):
         return (chans, given, given)
+    if not isinstance(given, (tuple, list)):
+        raise TypeError(f"an input has the size (channels, height, width), got {shorten(given)}; pass (3, 224, 224)")
     size = tuple(given)
     if len(size) not in (2, 3):
         raise ValueError(f"an input has the size (channels, height, width), got {size}; pass e.g. (3, 224, 224)")

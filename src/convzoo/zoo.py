@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import registry
 from ._checks import check_bool, check_number, check_text, match_names, shorten
+from ._table import facts
 from .models import Classifier, ModelConfig
 from .models._features import check_backbone, to_backbone
 
@@ -59,6 +60,10 @@ class ModelInfo:
     params: int
     options: Mapping[str, Any]
     weights: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        """A table of what is known, for notebooks."""
+        return facts({**asdict(self), "macs": self.macs})._repr_html_()
 
     @property
     def macs(self) -> int:
@@ -293,7 +298,7 @@ def register(
         ValueError: a name that is taken, or no name.
 
     Example:
-        >>> from dataclasses import dataclass
+        >>> from dataclasses import asdict, dataclass
         >>> import convzoo, torch
         >>> from torch import nn
         >>> @dataclass(kw_only=True)

@@ -1,5 +1,7 @@
 """What a shell sees: exit status, one line for what went wrong, pipes, interrupts, missing libraries, completion."""
 
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -119,6 +121,23 @@ def test_every_help_has_examples_that_parse(name, capsys):
         words = example[example.index("convzoo") :].split("   ")[0].removesuffix(")").replace("'", "").split()
         arguments = [word for word in words[1:] if word not in (">",)]
         make_parser().parse_args(arguments[:2] if name == "completion" else arguments)
+
+
+def commands_of_pages():
+    root = Path(__file__).resolve().parents[2]
+    for page in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
+        for block in re.findall(r"```(?:bash|sh|console)?\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.splitlines():
+                if match := re.match(r"(?:\$ )?(?:python -m )?convzoo (.*?)(?:\s+#.*)?$", line):
+                    yield page.name, match[1]
+
+
+def test_the_commands_of_the_pages_parse():
+    found = list(commands_of_pages())
+    assert len(found) > 10
+    for page, command in found:
+        arguments = shlex.split(command.partition(" | ")[0].partition(" > ")[0])
+        assert make_parser().parse_args(arguments).run, page
 
 
 def test_every_argument_says_what_it_is():

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from .._checks import did_you_mean, match_names, natural_key
-from .._table import Column, Table, short, times
+from .._table import Column, Table, facts, short, shown, times
 from . import _options
 
 CATALOGUE = importlib.resources.files(__package__) / "catalogue.json"  # written by docs/generate.py
@@ -120,32 +120,18 @@ def run_info(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from .. import model_info, weight_info
-    from ..comparison import expand, take
+    from ..comparison import expand
 
-    facts = []
+    told = []
     for name in (name for pattern in args.names for name in expand(pattern)):
-        if "." in name:
-            entry = asdict(weight_info(name))
-            facts.append({key: value for key, value in entry.items() if value not in ("", (), None, {})})
-        else:
-            entry = asdict(model_info(name))
-            facts.append({**entry, "macs": take(name)[0].macs})
+        info = weight_info(name) if "." in name else model_info(name)
+        told.append({**asdict(info), "macs": info.macs})
     if args.format == "json":
-        _options.show_json(facts if len(facts) > 1 else facts[0])
+        _options.show_json(told if len(told) > 1 else told[0])
         return 0
-    for index, fact in enumerate(facts):
+    for index, fact in enumerate(told):
         print("\n" * bool(index), end="")
-        width = max(map(len, fact))
-        for key, value in fact.items():
-            print(f"{key:{width}}  {_shown(key, value)}")
+        rows = facts(fact).rows
+        width = max(len(row["fact"]) for row in rows)
+        print("\n".join(f"{row['fact']:{width}}  {shown(row['value'])}" for row in rows))
     return 0
-
-
-def _shown(key: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name}={one!r}" for name, one in value.items()) or "none"
-    if isinstance(value, (tuple, list)):
-        return (" x " if key == "img_size" else ", ").join(map(str, value)) or "none"
-    if isinstance(value, int) and not isinstance(value, bool) and key != "year":
-        return f"{value:,}"
-    return "none" if value in ("", None) else str(value)

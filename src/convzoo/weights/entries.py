@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._checks import did_you_mean, match_names, shorten
+from .._table import facts
 from . import package
 from .errors import WeightsNotFound
 from .package import BUNDLED, ENTRIES
@@ -102,6 +103,10 @@ class WeightInfo:
 
     def __hash__(self) -> int:
         return hash((self.name, self.sha256))
+
+    def _repr_html_(self) -> str:
+        """A table of what is known, for notebooks."""
+        return facts({**asdict(self), "bundled": self.bundled})._repr_html_()
 
     @property
     def bundled(self) -> bool:

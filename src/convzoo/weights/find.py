@@ -15,7 +15,7 @@ from . import package
 from .client import check_token, shorten_name
 from .entries import FILE_NAME, OWNER, WeightInfo, all_entries, bundled_path, read_table, unknown, weight_info
 from .errors import WeightsCorrupted, WeightsError, WeightsForbidden, WeightsNotFound
-from .files import PICKLES, check_hash, read_metadata, refuse_pickle_name
+from .files import PICKLES, check_hash, read_metadata, refuse_pickle_name, sha256_of
 from .schema import parse_config, read_config, read_info
 
 CONFIG_NAME = "config.json"
@@ -252,6 +252,9 @@ def _bare(path: Path) -> Found:
     if not described:
         return Found(path, None)
     info = read_info(parse_config(described, f"the metadata of {path}"), f"the metadata of {path}")
+    entry = read_table()[0].get(info.name)
+    if entry is not None and entry.sha256 == sha256_of(path):
+        info = entry  # the very file that the table describes, and more fully
     return Found(path, replace(info, source=str(path)))
 
 
