@@ -71,6 +71,7 @@ class RepositoryCache:
         self.name = "--".join(["models", *repo_id.split("/")])
         self.root = self.cache / self.name
         self.blobs = self.root / "blobs"
+        self._resolved: dict[str, Path] = {}
 
     def commit(self, revision: str) -> str | None:
         """The commit that a revision meant when all of it was last here."""
@@ -87,16 +88,24 @@ class RepositoryCache:
         """The cached file of a commit, sound or not; None too where its link leads out of the cache."""
         path = self.root / "snapshots" / commit / filename
         try:
-            real = path.resolve(strict=True)
-            if not real.is_file():
-                return None
-            # the client's newest versions share blobs between repositories, in the cache's own blobs/xx/HASH
-            shared = real.parent.parent == (self.cache / "blobs").resolve()
-            if is_hash(real.name) and (shared or real.parent == self.blobs.resolve()):
-                return path
-            return path if real == (self.root / "snapshots").resolve() / commit / filename else None
-        except (OSError, RuntimeError):  # not there; RuntimeError: links in a circle
+            real = Path(os.path.realpath(path, strict=True))
+        except OSError:
             return None
+        if not real.is_file():
+            return None
+        if is_hash(real.name) and (real.parent == self._real("blobs") or self._is_shared(real)):
+            return path
+        return path if real == self._real("snapshots") / commit / filename else None
+
+    def _real(self, folder: str) -> Path:
+        """One of the repository's folders, without links on the way."""
+        if folder not in self._resolved:
+            self._resolved[folder] = Path(os.path.realpath(self.root / folder))
+        return self._resolved[folder]
+
+    def _is_shared(self, real: Path) -> bool:
+        """True for a blob of several repositories: the client's newest versions keep such in the cache's blobs/xx."""
+        return real.parent.parent == Path(os.path.realpath(self.cache / "blobs"))
 
     def stated_hash(self, path: Path) -> str | None:
         """The hash that the Hub stated for a cached file when it came; None if nobody kept it."""
@@ -132,10 +141,7 @@ class RepositoryCache:
 
     def _is_own(self, blob: Path, etag: str) -> bool:
         """True if a blob is here, sound, and no link to elsewhere."""
-        return (not blob.is_symlink() or self._leads_to_shared(blob)) and has_hash(blob, etag)
-
-    def _leads_to_shared(self, blob: Path) -> bool:
-        return blob.resolve().parent.parent == (self.cache / "blobs").resolve()
+        return (not blob.is_symlink() or self._is_shared(Path(os.path.realpath(blob)))) and has_hash(blob, etag)
 
     def _link(self, partial: Path | None, blob: Path, path: Path) -> Path:
         """Put the blob in its place and the link to it; where links cannot be made, the file itself."""

@@ -305,7 +305,8 @@ def find_repository(repo_id: str, revision: str | None, access: Access, info: We
         config_path = files.fetch(CONFIG_NAME)  # first: the Hub counts downloads by it
         described = info or read_info(read_config(config_path), f"{CONFIG_NAME} of {repo_id}", repo_id=repo_id)
         path = files.fetch(FILE_NAME, described.sha256)
-        read_metadata(path)  # what is not safetensors at all is not used
+        if files.is_new:
+            read_metadata(path)  # a branch does not move to what is no safetensors file at all
         return Found(path, replace(described, revision=files.commit, source=f"{repo_id}@{files.commit}"))
 
     return Repository(repo_id, revision, access).read(use)

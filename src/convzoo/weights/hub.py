@@ -95,12 +95,17 @@ class Snapshot:
 
     Attributes:
         commit: None until the first file of a branch is asked for.
+        is_new: True if the branch meant another commit, or none, when all of it was last here.
     """
 
     def __init__(self, repository: Repository, commit: str | None, asker: transfer.Asker | None) -> None:
         self.repository, self.cache = repository, repository.cache
         self.commit = commit
         self.asker = asker  # None: nobody is asked
+
+    @property
+    def is_new(self) -> bool:
+        return self.commit != self.cache.commit(self.repository.revision)
 
     def fetch(self, filename: str, sha256: str | None = None) -> Path:
         """The path of a file whose content is what the Hub, or ``sha256``, states.
