@@ -200,9 +200,11 @@ TRANSPOSED = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpo
 
 
 def test_the_table_is_covered_and_every_rule_documented():
-    assert all(law.__doc__ for law in RULES.values())
+    assert all(rule.__doc__ for rule in RULES.values())
     counting = {
-        law for law in RULES.values() if law.__module__.endswith(".rules") and "recurrent" not in law.__qualname__
+        rule
+        for rule in RULES.values()
+        if rule.__module__.endswith(".products") and "recurrent" not in rule.__qualname__
     }
     tried = {RULES[function] for function in MAKE}
-    assert {law.__name__ for law in counting - tried} <= {"matrix_product_added", "reflected_matrix_product"}
+    assert {rule.__name__ for rule in counting - tried} <= {"matrix_product_added", "reflected_matrix_product"}

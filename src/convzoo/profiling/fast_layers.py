@@ -11,24 +11,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from . import rules, shapes
+from .rules import free, products
+from .rules.table import Rule
 from .tally import UNRECORDED, ModuleRecord, Tally, in_transform
 
 # Modules of exactly these types do nothing but call one function: its rule, and the arguments that follow the input.
 # None where the layer does something more.
-Call = tuple[rules.Rule, tuple[Any, ...]]
+Call = tuple[Rule, tuple[Any, ...]]
 FAST_LAYERS: dict[type[nn.Module], Callable[[Any], Call | None]] = {
-    nn.Linear: lambda m: (rules.linear, (m._parameters["weight"],)),
-    nn.BatchNorm2d: lambda m: (shapes.batch_norm, (m._buffers["running_mean"], None, m._parameters["weight"])),
-    nn.LayerNorm: lambda m: (shapes.layer_norm, (m.normalized_shape,)),
-    nn.ReLU: lambda m: (shapes.in_place if m.inplace else shapes.activation, ()),
-    nn.GELU: lambda m: (shapes.activation, ()),
-    nn.Sigmoid: lambda m: (shapes.activation, ()),
-    nn.Tanh: lambda m: (shapes.activation, ()),
-    nn.Dropout: lambda m: (shapes.in_place, ()),
-    nn.Identity: lambda m: (shapes.in_place, ()),
+    nn.Linear: lambda m: (products.linear, (m._parameters["weight"],)),
+    nn.BatchNorm2d: lambda m: (free.batch_norm, (m._buffers["running_mean"], None, m._parameters["weight"])),
+    nn.LayerNorm: lambda m: (free.layer_norm, (m.normalized_shape,)),
+    nn.ReLU: lambda m: (free.in_place if m.inplace else free.activation, ()),
+    nn.GELU: lambda m: (free.activation, ()),
+    nn.Sigmoid: lambda m: (free.activation, ()),
+    nn.Tanh: lambda m: (free.activation, ()),
+    nn.Dropout: lambda m: (free.in_place, ()),
+    nn.Identity: lambda m: (free.in_place, ()),
     nn.Conv2d: lambda m: (
-        (rules.convolution, (m._parameters["weight"], None, m.stride, m.padding, m.dilation, m.groups))
+        (products.convolution, (m._parameters["weight"], None, m.stride, m.padding, m.dilation, m.groups))
         if m.padding_mode == "zeros"
         else None
     ),

@@ -6,27 +6,34 @@ import math
 import operator
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .._checks import shorten
 from .._modules import unwrap
 from ..models import Classifier
 from ..models._init import META
 from .sparse import stand_in
 from .tally import like, map_leaves, tensors_in
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 ADVICE = "pass (C, H, W), (N, C, H, W), a tensor, or a tuple or dict of what forward takes"
 LARGEST = 2**40  # elements of an input
+
+
+class Inputs(NamedTuple):
+    """The arguments of ``forward``, by position and by name."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
 
 
 def input_dtype(parameters: Iterable[Tensor], dtype: torch.dtype | None) -> torch.dtype:
     """The type given, or that of the first floating-point parameter."""
     if dtype is not None:
         if not isinstance(dtype, torch.dtype):
-            raise TypeError(f"dtype must be a torch.dtype, got {dtype!r:.60}; pass e.g. torch.float16")
+            raise TypeError(f"dtype must be a torch.dtype, got {shorten(dtype)}; pass e.g. torch.float16")
         try:
             torch.zeros((), dtype=dtype)
         except (NotImplementedError, RuntimeError):
@@ -37,22 +44,26 @@ def input_dtype(parameters: Iterable[Tensor], dtype: torch.dtype | None) -> torc
 
 
 def make_inputs(model: nn.Module, given: Any, dtype: torch.dtype, batch_dim: int | None) -> Inputs:
-    """The positional and keyword arguments of ``forward``, from what :func:`convzoo.profile` was given."""
+    """The arguments of ``forward``, from what :func:`convzoo.profile` was given."""
+    if isinstance(given, Inputs):
+        return given
     if batch_dim is not None and (type(batch_dim) is not int or batch_dim < 0):
         raise ValueError(
-            f"batch_dim is the dimension of the batch in the inputs, got {batch_dim!r:.60}; "
+            f"batch_dim is the dimension of the batch in the inputs, got {shorten(batch_dim)}; "
             "pass 0, 1 for sequence first, or None where there is no batch"
         )
     if isinstance(given, Mapping):
         given = dict(given)
     if next(tensors_in(given), None) is None:
         sizes = input_sizes(unwrap(model), given)
-        return (torch.empty((1, *sizes), dtype=dtype, device=META),), {}
+        return Inputs((torch.empty((1, *sizes), dtype=dtype, device=META),))
     if isinstance(given, dict):
         if not all(isinstance(name, str) for name in given):
-            raise TypeError(f"a dict of inputs has the names of forward's arguments, got {list(given)!r:.80}; {ADVICE}")
-        return (), one_image(given, batch_dim)
-    return one_image((given,) if isinstance(given, Tensor) else tuple(given), batch_dim), {}
+            raise TypeError(
+                f"a dict of inputs has the names of forward's arguments, got {shorten(list(given))}; {ADVICE}"
+            )
+        return Inputs(kwargs=one_image(given, batch_dim))
+    return Inputs(one_image((given,) if isinstance(given, Tensor) else tuple(given), batch_dim))
 
 
 def input_sizes(model: nn.Module, given: Any) -> tuple[int, ...]:
@@ -75,8 +86,8 @@ def input_sizes(model: nn.Module, given: Any) -> tuple[int, ...]:
     if len(sizes) not in (1, 3, 4, 5) or min(sizes) < 1 or (one_number and zoo is None):
         sides = ", ".join(map(str, (sizes * 2)[:2])) if len(sizes) in (1, 2) and min(sizes) > 0 else "224, 224"
         raise ValueError(
-            f"input_size must be (C, H, W) with sizes of at least 1, got {given!r:.60}; pass e.g. (3, {sides}), or a "
-            "tensor, or a tuple or dict of what forward takes"
+            f"input_size must be (C, H, W) with sizes of at least 1, got {shorten(given)}; pass e.g. (3, {sides}), "
+            "or a tensor, or a tuple or dict of what forward takes"
         )
     if math.prod(sizes) > LARGEST:
         raise ValueError(f"input_size {sizes} has more than {LARGEST:,} elements; pass a smaller one")
@@ -91,7 +102,7 @@ def whole_numbers(given: Any) -> tuple[int, ...]:
             return tuple(operator.index(value) for value in values)
         except TypeError:
             pass
-    raise TypeError(f"input_size is {type(given).__name__} {given!r:.60}, neither a size nor tensors; {ADVICE}")
+    raise TypeError(f"input_size is {type(given).__name__} {shorten(given)}, neither a size nor tensors; {ADVICE}")
 
 
 def one_image(inputs: Any, batch_dim: int | None) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from .._checks import shorten
 from .tally import Tally
 
 Shape = tuple[int, ...]
@@ -139,7 +140,7 @@ def register_formula(function: Any) -> Callable[[Formula], Formula]:
     """
     if not callable(function) or isinstance(function, type):
         raise TypeError(
-            f"a formula is registered for a function of torch or an operator, got {function!r:.60}; "
+            f"a formula is registered for a function of torch or an operator, got {shorten(function)}; "
             "pass e.g. torch.ops.my_library.my_operator"
         )
 

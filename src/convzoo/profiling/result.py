@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import html
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from .peers import Comparison
+from .._checks import check_count, shorten
+from .._table import Column, Table
 
 
 class Layer(NamedTuple):
@@ -28,6 +29,13 @@ class Layer(NamedTuple):
     own_macs: int
 
     @property
+    def output(self) -> str:
+        """The output shape in words."""
+        if self.output_shape is None:
+            return "-" if self.calls or self.macs else "not run"
+        return times(self.output_shape)
+
+    @property
     def depth(self) -> int:
         """0 for the model itself, 1 for its children."""
         return self.path.count(".") + 1 if self.path else 0
@@ -41,11 +49,51 @@ def short(number: float, unit: str = "") -> str:
     return f"{number:,} {unit}".rstrip()
 
 
-def times(shape: tuple[int, ...] | None) -> str:
+def count_or_dash(number: int) -> str:
+    """1234567 as 1,234,567, and nothing as a dash."""
+    return f"{number:,}" if number else "-"
+
+
+def times(shape: tuple[int, ...]) -> str:
     """(1, 64, 112, 112) as 64x112x112, the single image left out."""
-    if shape is None:
-        return "not run"
     return "x".join(map(str, shape[1:] if len(shape) > 1 and shape[0] == 1 else shape)) or "1"
+
+
+class Term(NamedTuple):
+    """A part of a difference: which modules, how many of them, how much, and why."""
+
+    type: str
+    modules: int
+    amount: int
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Our figures beside another counter's; ``macs_terms`` and ``params_terms`` add up to the differences."""
+
+    model: str
+    counter: str
+    input_shape: tuple[int, ...]
+    macs: int
+    their_macs: int
+    macs_terms: tuple[Term, ...]
+    params: int
+    their_params: int
+    params_terms: tuple[Term, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.model} at {times(self.input_shape)}: convzoo and {self.counter}"]
+        for what, ours, terms, theirs in (
+            ("MACs", self.macs, self.macs_terms, self.their_macs),
+            ("parameters", self.params, self.params_terms, self.their_params),
+        ):
+            lines.append(f"{ours:>18,}  {what} by convzoo")
+            for term in terms:
+                modules = f"{term.modules} {term.type}" if term.modules > 1 else term.type
+                lines.append(f"{term.amount:>+18,}  {modules}: {term.why}")
+            lines.append(f"{theirs:>18,}  {what} by {self.counter}" + ("" if terms else ", the same"))
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,36 +156,40 @@ class Profile:
         ]
         return figures
 
-    def _shown(self, depth: int) -> Iterator[tuple[Layer, tuple[str, ...]]]:
-        for layer in self.layers[1:]:
-            if layer.depth <= depth:
-                share = f"{100 * layer.share:.1f} %" if layer.macs else "-"
-                macs = f"{layer.macs:,}" if layer.macs else "-"
-                params = f"{layer.params:,}" if layer.params else "-"
-                output = "-" if layer.macs and not layer.calls else times(layer.output_shape)
-                if layer.calls > 1:
-                    output += f" ({layer.calls} calls)"
-                yield layer, (layer.type, output, params, macs, share)
+    def table(self, depth: int | None = None) -> Table:
+        """The modules down to ``depth`` levels, None for all, as rows: ``to_csv``, ``to_dataframe``, ``to_dict``.
 
-    def _table(self, depth: int, indent: bool) -> str:
-        head = ("layer", "type", "output", "params", "MACs", "share")
-        rows = []
-        for layer, cells in self._shown(depth):
-            name = "  " * (layer.depth - 1) + layer.path.rpartition(".")[2] if indent else layer.path
-            rows.append((name, *cells))
-        last = self.layers[0]
-        total = ("total", last.type, times(last.output_shape), f"{self.params:,}", f"{self.macs:,}", "100.0 %")
-        widths = [max(map(len, column)) for column in zip(head, total, *rows, strict=True)]
+        Raises:
+            TypeError, ValueError: ``depth`` is not a whole number of at least 1.
+        """
+        columns = [Column(key, key) for key in ("path", "type", "input_shape", "output_shape", "calls")]
+        columns += [Column(key, key, str, True) for key in ("params", "macs", "share", "own_params", "own_macs")]
+        return Table(columns, [layer._asdict() for layer in self._shown(depth)])
 
-        def line(cells: tuple[str, ...]) -> str:
-            parts = [
-                cell.ljust(width) if column < 3 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-            ]
-            return "  ".join(parts).rstrip()
+    def _shown(self, depth: int | None) -> list[Layer]:
+        depth = None if depth is None else check_count("depth", depth)
+        return [layer for layer in self.layers[1:] if depth is None or layer.depth <= depth]
 
-        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        return "\n".join([line(head), rule, *map(line, rows), rule, line(total)])
+    def _with_total(self, depth: int, name: Callable[[Layer], str], total: str) -> Table:
+        shown = self._shown(depth)
+        again = any(layer.calls > 1 for layer in shown)
+        columns = [
+            Column("path", "layer"),
+            Column("type", "type"),
+            Column("output", "output"),
+            *([Column("calls", "calls", str, True)] if again else []),
+            Column("params", "params", count_or_dash, True),
+            Column("macs", "MACs", count_or_dash, True),
+            Column("share", "share", lambda share: f"{100 * share:.1f} %" if share else "-", True),
+        ]
+        rows = [{**layer._asdict(), "path": name(layer), "output": layer.output} for layer in shown]
+        figures = {"path": total, "params": self.params, "macs": self.macs, "share": 1.0, "calls": None}
+        return Table(columns, [*rows, {**self.layers[0]._asdict(), "output": self.layers[0].output, **figures}])
+
+    def _text(self, depth: int, name: Callable[[Layer], str]) -> str:
+        head, *rows, total = str(self._with_total(depth, name, "total")).splitlines()
+        line = "-" * max(map(len, (head, *rows, total)))
+        return "\n".join([head, line, *rows, line, total, self._summary()])
 
     def _summary(self) -> str:
         frozen = self.params - self.trainable_params
@@ -151,7 +203,11 @@ class Profile:
         )
 
     def __str__(self) -> str:
-        return f"{self._table(1, indent=False)}\n{self._summary()}"
+        return self._text(1, lambda layer: layer.path)
+
+    def _repr_html_(self) -> str:
+        summary = html.escape(self._summary()).replace("\n", "<br>")
+        return f"{self._with_total(1, lambda layer: layer.path, 'total')._repr_html_()}<p>{summary}</p>"
 
     def tree(self, depth: int = 2) -> str:
         """The modules down to ``depth`` levels, children indented under their parents.
@@ -159,9 +215,7 @@ class Profile:
         Raises:
             TypeError, ValueError: ``depth`` is not a whole number of at least 1.
         """
-        from .._checks import check_count
-
-        return f"{self._table(check_count('depth', depth), indent=True)}\n{self._summary()}"
+        return self._text(depth, lambda layer: "  " * (layer.depth - 1) + layer.path.rpartition(".")[2])
 
     def to_markdown(self, depth: int = 1) -> str:
         """The table in Markdown.
@@ -169,24 +223,25 @@ class Profile:
         Raises:
             TypeError, ValueError: ``depth`` is not a whole number of at least 1.
         """
-        from .._checks import check_count
+        return self._with_total(depth, lambda layer: f"`{layer.path}`", "**total**").to_markdown()
 
-        lines = ["| layer | type | output | params | MACs | share |", "| --- | --- | --- | ---: | ---: | ---: |"]
-        lines += [
-            f"| {' | '.join((f'`{layer.path}`', *cells))} |"
-            for layer, cells in self._shown(check_count("depth", depth))
-        ]
-        last = self.layers[0]
-        lines.append(
-            f"| **total** | {last.type} | {times(last.output_shape)} | {self.params:,} | {self.macs:,} | 100.0 % |"
-        )
-        return "\n".join(lines)
+    def to_csv(self, depth: int | None = None) -> str:
+        """The layers down to ``depth`` as comma-separated values, a line of names first."""
+        return self.table(depth).to_csv()
+
+    def to_dataframe(self, depth: int | None = None) -> Any:
+        """The layers down to ``depth`` as a pandas DataFrame.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return self.table(depth).to_dataframe()
 
     def check(self, counter: str = "thop") -> Comparison:
         """Run another counter on an empty copy of the model, and explain term by term where it differs.
 
         Raises:
-            ValueError: the counter is not known, or these figures are not convzoo's own.
+            ValueError: the counter is not known, these figures are not convzoo's own, or the model is gone or changed.
             ImportError: it is not installed.
 
         Example:
@@ -197,6 +252,11 @@ class Profile:
             >>> sum(term.amount for term in c.macs_terms) == c.their_macs - c.macs
             True
         """
-        from .peers import compare
-
-        return compare(self, counter)
+        if counter != "thop":
+            raise ValueError(f"unknown counter {shorten(counter)}; a profile can be checked against 'thop'; pass that")
+        if self.counter != "convzoo" or self._source is None:
+            raise ValueError(
+                f"check compares convzoo's own figures, and these are {self.counter}'s or were stored and read again; "
+                "call check on what profile(model, input_size) returns"
+            )
+        return self._source.compare(self)

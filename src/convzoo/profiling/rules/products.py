@@ -1,46 +1,17 @@
-"""The table of rules: what each function of torch costs, and the shape it gives, from the shapes it is given.
-
-A rule has the signature of the function it stands for, with the tally put in front. It reads shapes and dtypes
-alone, tells the tally the multiply-accumulates (MACs), and returns an empty map of the right shape. A call that
-it is not sure of - an odd argument, operands that do not fit, mixed dtypes - it leaves alone by returning
-``NotImplemented``; torch itself then works out the shape on meta tensors, and the error if there is one, while
-:class:`torch.utils.flop_counter` 's formulas count. So a rule makes a profile faster, never different: the tests
-hold each against the function it stands for.
-
-Here are the functions that count; :mod:`convzoo.profiling.shapes` has those that cost nothing by the convention.
-"""
+"""The rules of functions that multiply: convolutions, linear layers, matrix products, attention, recurrent layers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tally import Tally
-
-Rule = Callable[..., Any]
-RULES: dict[Callable[..., Any], Rule] = {}
-
-
-def rule(*functions: Callable[..., Any]) -> Callable[[Rule], Rule]:
-    """Make what is decorated the rule of ``functions``."""
-
-    def enter(law: Rule) -> Rule:
-        for function in functions:
-            RULES[function] = law
-        return law
-
-    return enter
-
-
-def spread(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    """A size given once for all axes, or once for each."""
-    sizes = (value,) if isinstance(value, int) else tuple(value)
-    return sizes * rank if len(sizes) == 1 else sizes
+from ..tally import Tally
+from .table import RULES, Rule, rule, spread
 
 
 @rule(torch.conv1d, torch.conv2d, torch.conv3d)

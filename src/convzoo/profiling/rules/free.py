@@ -1,7 +1,4 @@
-"""The rules of functions that cost nothing by the convention: they only give a shape.
-
-See :mod:`convzoo.profiling.rules` for what a rule is and for those that count.
-"""
+"""The rules of functions that cost nothing by the convention: they only give a shape."""
 
 from __future__ import annotations
 
@@ -13,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rules import RULES, rule, spread
-from .tally import Tally
+from ..tally import Tally
+from .table import RULES, rule, spread
 
 TensorT = torch.Tensor
 

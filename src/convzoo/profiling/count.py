@@ -1,0 +1,97 @@
+"""Running a model to count it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from .._checks import shorten
+from .inputs import Inputs, input_dtype, make_inputs
+from .recorder import Recorder, compilation_off, is_about_meta
+from .result import Profile
+from .sparse import stand_in, stored_numbers
+from .tally import map_leaves, tensors_in
+from .tree import RecordedModel
+
+
+def count(
+    model: nn.Module, given: Any, dtype: torch.dtype | None = None, batch_dim: int | None = 0
+) -> tuple[Profile, Inputs]:
+    """The profile of ``model``, and the inputs that it is of."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"profile takes a module, got {type(model).__name__} {shorten(model)}; "
+            "pass the model itself, e.g. create_model('resnet18')"
+        )
+    recorded = RecordedModel(model)
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            inputs = make_inputs(model, given, input_dtype(recorded.parameters.values(), dtype), batch_dim)
+            return run(recorded, inputs), inputs
+    finally:
+        recorded.release()
+
+
+def run(recorded: RecordedModel, inputs: Inputs) -> Profile:
+    """Run the copy of a model under its recorder, and say what was seen."""
+    recorder = recorded.recorder
+    args, kwargs = map_leaves(fresh, inputs.args), map_leaves(fresh, inputs.kwargs)
+    recorder.keep((args, kwargs))
+    recorder.sparse |= any(stored_numbers(each) is not None for each in tensors_in((args, kwargs)))
+    shape = next(tuple(each.shape) for each in tensors_in((args, kwargs)))
+    try:
+        with compilation_off(), recorder:
+            recorded.root(*args, **kwargs)
+    except Exception as error:
+        if is_about_meta(error) and not isinstance(error, ValueError):
+            first_line = str(error).partition("\n")[0]
+            raise recorder.cannot_count(
+                f"needs the values of a map, and counting from shapes has none ({first_line:.80})"
+            ) from error
+        add_location(error, recorder, shape)
+        raise
+    trainable = param_bytes = 0
+    for parameter in recorded.parameters.values():
+        trainable += parameter.numel() if parameter.requires_grad else 0
+        param_bytes += parameter.nbytes if type(parameter) is nn.Parameter else tensor_bytes(parameter)
+    return Profile(
+        model=model_name(recorded.root),
+        input_shape=shape,
+        params=sum(record.own_params for record in recorded.records),
+        trainable_params=trainable,
+        buffers=sum(buffer.numel() for buffer in recorded.buffers.values()),
+        macs=recorder.macs,
+        uncounted=tuple(sorted(recorder.uncounted)),
+        activations=recorder.activations,
+        param_bytes=param_bytes,
+        peak_activation_bytes=recorder.peak_bytes,
+        layers=tuple(recorded.layers()),
+    )
+
+
+def fresh(value: Any) -> Any:
+    """A tensor for one run."""
+    return stand_in(value) if isinstance(value, torch.Tensor) else value
+
+
+def tensor_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's numbers, also of one that is put together from others, such as a quantized weight."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return sum(tensor_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return (stored_numbers(tensor) or tensor.numel()) * tensor.dtype.itemsize
+
+
+def model_name(model: nn.Module) -> str:
+    """The name in the zoo, or the class's."""
+    name = getattr(getattr(model, "config", None), "name", None)
+    return name if isinstance(name, str) else type(model).__name__
+
+
+def add_location(error: Exception, recorder: Recorder, shape: tuple[int, ...]) -> None:
+    """Say in which module the model's own code raised, where Python can add a note to an exception."""
+    record = recorder.failed
+    if record is not None and hasattr(error, "add_note"):
+        where = f"{record.path} ({record.type})" if record.path else record.type
+        error.add_note(f"raised in {where} while counting at an input of shape {shape}")
