@@ -118,6 +118,7 @@ def attempt(way: Way, model: nn.Module, x: Tensor) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pattern", default="*", help="shell wildcards over the names")
+    parser.add_argument("--one", action="store_true", help="one net a family")
     parser.add_argument("--ways", default=",".join(WAYS), help="some of them, by commas")
     args = parser.parse_args()
     ways = {way: WAYS[way] for way in args.ways.split(",")}
@@ -127,7 +128,10 @@ def main() -> None:
             print(f"{way} is left out: no package {', '.join(absent)}")
             del ways[way]
     counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    for name in convzoo.list_models(args.pattern):
+    names = convzoo.list_models(args.pattern)
+    if args.one:
+        names = list({convzoo.model_info(name).family: name for name in reversed(names)}.values())
+    for name in names:
         family = convzoo.model_info(name).family
         counts[family]["nets"] += 1
         model, x = small(name)
