@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 BENCHMARK_VENV ?= .venv-benchmark
+CONSUMERS_VENV ?= .venv-consumers
 AUDIT_VENV ?= .venv-audit
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check slow clients audit docs docs-test benchmark clean
+.PHONY: demo test check slow clients audit docs docs-test consumers benchmark clean
 
 demo: $(VENV)/.installed  ## show what the library does, on pictures of drawn digits
 	$(BIN)/python examples/demo.py
@@ -36,6 +37,9 @@ docs: $(VENV)/.installed-docs  ## the site, in site/
 docs-test: $(VENV)/.installed-docs  ## the site in a real browser (needs chromium, as Debian's package has it)
 	$(BIN)/python -m pytest -m site tests/test_site.py
 
+consumers: $(CONSUMERS_VENV)/.installed  ## small projects beside other libraries, in an environment of its own (gigabytes)
+	$(CONSUMERS_VENV)/bin/python -m pytest -m consumers tests/consumers
+
 benchmark: $(BENCHMARK_VENV)/.installed  ## side by side with other libraries, in an environment of its own (gigabytes)
 	$(BENCHMARK_VENV)/bin/python benchmarks/run.py
 
@@ -50,6 +54,11 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	$(PIP) -e ".[docs]"
 	touch $@
 
+$(CONSUMERS_VENV)/.installed: pyproject.toml tests/consumers/requirements.txt
+	$(PYTHON) -m venv $(CONSUMERS_VENV)
+	$(CONSUMERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/consumers/requirements.txt -e ".[data,pictures]"
+	touch $@
+
 # without the constraints: torchvision says which torch it takes
 $(BENCHMARK_VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(BENCHMARK_VENV)
@@ -62,4 +71,4 @@ $(AUDIT_VENV)/.installed:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(BENCHMARK_VENV) $(AUDIT_VENV) build dist site out
+	rm -rf $(VENV) $(BENCHMARK_VENV) $(CONSUMERS_VENV) $(AUDIT_VENV) build dist site out

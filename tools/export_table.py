@@ -60,7 +60,8 @@ def onnx_legacy(model: nn.Module, x: Tensor) -> Tensor:
 def openvino(model: nn.Module, x: Tensor) -> Tensor:
     import openvino
 
-    compiled = openvino.compile_model(openvino.convert_model(model, example_input=x), "CPU")
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}  # else it computes in bfloat16 where the processor can
+    compiled = openvino.compile_model(openvino.convert_model(model, example_input=x), "CPU", exact)
     return torch.from_numpy(compiled(x.numpy())[0])
 
 
