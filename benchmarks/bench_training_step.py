@@ -65,7 +65,7 @@ def allocations(record: profile) -> tuple[int, int]:
 def candidates(name: str, library: object | None) -> dict[str, nn.Module]:
     """The baseline first, then ours; all with the same weights, in training mode without dropout."""
     torch.manual_seed(0)
-    no_dropout = {"dropout": 0.0} if "dropout" in convzoo.model_info(name).options else {}
+    no_dropout = {"drop_rate": 0.0} if "drop_rate" in convzoo.model_info(name).options else {}
     model = convzoo.create_model(name, 200, img_size=64, **no_dropout)
     models: dict[str, nn.Module] = {}
     if name.startswith("t2t"):

@@ -31,7 +31,7 @@ def where_from(info: convzoo.ModelInfo) -> str:
     """The paper, as a link where it has an address."""
     if info.arxiv:
         return f"[{info.authors} {info.year}](https://arxiv.org/abs/{info.arxiv})"
-    return f"{info.authors} {info.year}" if info.authors else info.paper.removeprefix("none: ")
+    return f"{info.authors} {info.year}" if info.authors else info.source.partition(": ")[0]
 
 
 def best(info: convzoo.ModelInfo) -> str:

@@ -59,8 +59,8 @@ REFUSED = [
     (("resnet18",), {"depths": (1, 2, 0, 1)}, ValueError, "every entry of depths of resnet18 must be at least 1"),
     (("resnet18",), {"groups": 2}, ValueError, "belong to bottlenecks"),
     (("vgg11",), {"depths": (1,)}, ValueError, "depths of vgg11 must name 5 blocks"),
-    (("vgg11",), {"dropout": 1.0}, ValueError, r"dropout of vgg11 must be in \[0, 1\), got 1.0"),
-    (("vgg11",), {"dropout": "a"}, TypeError, "dropout of vgg11 must be a number, got 'a'"),
+    (("vgg11",), {"drop_rate": 1.0}, ValueError, r"drop_rate of vgg11 must be in \[0, 1\), got 1.0"),
+    (("vgg11",), {"drop_rate": "a"}, TypeError, "drop_rate of vgg11 must be a number, got 'a'"),
     (("cnn_bn",), {"branched": (4,)}, ValueError, "branched of cnn_bn may name stages 5 and 6"),
     (("alexnet_2012",), {"groups": 3}, ValueError, "groups of alexnet_2012 must be 1 or 2, got 3"),
     (("resnet18", 10.0), {}, TypeError, r"num_classes must be a whole number, got 10.0 \(float\)"),
@@ -160,10 +160,10 @@ def test_device_and_dtype():
 
 def test_numbers_of_numpy():
     model = convzoo.create_model(
-        "vgg11", np.int64(3), np.uint8(1), img_size=np.int32(32), head="gap", dropout=np.float32(0.25)
+        "vgg11", np.int64(3), np.uint8(1), img_size=np.int32(32), head="gap", drop_rate=np.float32(0.25)
     )
     assert (model.num_classes, model.in_chans, model.img_size) == (3, 1, (32, 32))
-    assert type(model.config.dropout) is float
+    assert type(model.config.drop_rate) is float
 
 
 def test_the_arguments_of_loading_are_in_the_signature():

@@ -397,6 +397,20 @@ def global_average(maps: Tensor) -> Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(maps, 1).flatten(1)
 
 
+def global_pool(maps: Tensor, kind: Literal["avg", "max"]) -> Tensor:
+    """Maps (N, C, H, W) to the mean or the largest value of each, (N, C)."""
+    return global_average(maps) if kind == "avg" else maps.amax((2, 3))
+
+
+def check_pooled(config: Any, pools: bool, how: str) -> None:
+    """Refuse another ``global_pool`` than the default where the net of ``config`` does not pool globally."""
+    if not pools and config.global_pool != "avg":
+        raise ValueError(
+            f"global_pool of {config.name} is of its global pooling, and without {how} it has none, got "
+            f"{config.global_pool!r}; pass {how} too, or leave it"
+        )
+
+
 class BuffersAsBefore:
     """A context, to be entered any number of times, in which ``block`` has copies of the buffers that it has now.
 

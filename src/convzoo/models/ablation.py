@@ -31,15 +31,25 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, global_average, note
+from ._base import Classifier, check_pooled, global_pool, note
 from ._config import ModelConfig, Rate
 from ._init import centred_sigmoid_, he_normal_, identity_, normal_, without_default_init
 
 
 @dataclass(kw_only=True)
 class AblationConfig(ModelConfig):
-    """``convolution``: of every stage; ``branched``: the stages (5, 6) that are four branches instead; ``gap``: pool
-    globally instead of flattening; ``dropout``: before the last layer."""
+    """The options of the ablation nets; what a row of the table sets, it has set.
+
+    Attributes:
+        activation: ``"sigmoid"`` (the default) or ``"leaky_relu"``, behind every convolution and the hidden layer.
+        batch_norm: whether batch norm stands behind every convolution; True by default.
+        convolution: of every stage: ``"5x5"`` (the default), ``"3x3"`` or ``"two 3x3"``, one behind the other.
+        branched: the stages, of 5 and 6, that are four branches side by side instead; none by default.
+        gap: pool globally instead of flattening the maps into a hidden layer; False by default.
+        drop_rate: dropout before the last layer, in [0, 1); 0 by default.
+        global_pool: with ``gap``, what is kept of each map: its mean, ``"avg"`` (the default), or its largest value,
+            ``"max"``.
+    """
 
     num_classes: int = 16
     activation: Literal["sigmoid", "leaky_relu"] = "sigmoid"
@@ -47,12 +57,14 @@ class AblationConfig(ModelConfig):
     convolution: Literal["5x5", "3x3", "two 3x3"] = "5x5"
     branched: tuple[int, ...] = ()
     gap: bool = False
-    dropout: Rate = 0.0
+    drop_rate: Rate = 0.0
+    global_pool: Literal["avg", "max"] = "avg"
 
     def validate(self) -> None:
         super().validate()
         if not set(self.branched) <= {5, 6}:
             raise ValueError(f"branched of {self.name} may name stages 5 and 6, got {self.branched!r}; pass e.g. (5,)")
+        check_pooled(self, self.gap, "gap=True")
 
 
 VARIANTS = (
@@ -60,11 +72,11 @@ VARIANTS = (
     AblationConfig(name="cnn_bn"),
     AblationConfig(name="cnn_leaky_relu", activation="leaky_relu"),
     AblationConfig(name="cnn_gap", gap=True),
-    AblationConfig(name="cnn_dropout", dropout=0.5),
+    AblationConfig(name="cnn_dropout", drop_rate=0.5),
     AblationConfig(name="cnn_3x3", convolution="two 3x3"),
     AblationConfig(name="cnn_concat", branched=(5,)),
     AblationConfig(
-        name="cnn_all_tricks", activation="leaky_relu", convolution="3x3", branched=(5, 6), gap=True, dropout=0.5
+        name="cnn_all_tricks", activation="leaky_relu", convolution="3x3", branched=(5, 6), gap=True, drop_rate=0.5
     ),
 )
 WIDTHS = (64, 128, 256, 512, 1024, 1024)
@@ -122,7 +134,7 @@ class AblationCNN(Classifier):
     def __init__(self, config: AblationConfig) -> None:
         super().__init__(config, min_size=32, min_size_why="five 2x2 poolings")
         self.fixed_size = not config.gap
-        self.cam_method = "cam" if config.gap else "hires_cam"
+        self.cam_method = "cam" if config.gap and config.global_pool == "avg" else "hires_cam"
         height, width = (side // 32 for side in self.img_size)
         with without_default_init():
             self.pool = nn.MaxPool2d(2)
@@ -134,7 +146,7 @@ class AblationCNN(Classifier):
             self.stage6 = make_stage(6, config)
             self.fc1 = nn.Identity() if config.gap else nn.Linear(1024 * height * width, 1024)
             self.activation = nn.Identity() if config.gap else make_activation(config)
-            self.drop = nn.Dropout(config.dropout)
+            self.drop = nn.Dropout(config.drop_rate)
             self.fc = self.make_classifier(config.num_classes)
         self.reset_parameters()
 
@@ -161,10 +173,9 @@ class AblationCNN(Classifier):
         return note(maps, self.stage6(x))  # (N, 1024, H/32, W/32)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        flat = global_average(features) if self.config.gap else features.flatten(1)
+        flat = global_pool(features, self.config.global_pool) if self.config.gap else features.flatten(1)
         x = self.drop(self.activation(self.fc1(flat)))  # (N, 1024)
         return x if pre_logits else self.fc(x)
 
 
-register(AblationCNN, VARIANTS, family="ablation", paper="none: a published ablation series",
-         source="its table of variants")  # fmt: skip
+register(AblationCNN, VARIANTS, family="ablation", source="a published ablation series")

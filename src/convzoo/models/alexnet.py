@@ -26,14 +26,23 @@ from ._init import he_normal_, normal_, without_default_init
 
 @dataclass(kw_only=True)
 class AlexNetConfig(ModelConfig):
-    """``dropout``: of both hidden layers of the head."""
+    """The options of AlexNet.
 
-    dropout: Rate = 0.5
+    Attributes:
+        drop_rate: dropout before both hidden layers of the head, in [0, 1); 0.5 by default.
+    """
+
+    drop_rate: Rate = 0.5
 
 
 @dataclass(kw_only=True)
 class AlexNet2012Config(AlexNetConfig):
-    """``groups``: 2, the paper's two towers, or 1."""
+    """The options of the net of 2012.
+
+    Attributes:
+        drop_rate: dropout before both hidden layers of the head, in [0, 1); 0.5 by default.
+        groups: of convolutions 2, 4 and 5: 2 (the default), the paper's two towers, or 1.
+    """
 
     groups: Literal[1, 2] = 2
 
@@ -59,10 +68,10 @@ class AlexNet(Classifier):
             self.features = nn.Sequential(*self.make_features(config))
             self.avgpool = nn.AdaptiveAvgPool2d(6)
             self.classifier = nn.Sequential(
-                nn.Dropout(config.dropout),
+                nn.Dropout(config.drop_rate),
                 nn.Linear(256 * 6 * 6, 4096),
                 nn.ReLU(inplace=True),
-                nn.Dropout(config.dropout),
+                nn.Dropout(config.drop_rate),
                 nn.Linear(4096, 4096),
                 nn.ReLU(inplace=True),
                 self.make_classifier(config.num_classes),

@@ -23,29 +23,41 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import AuxLogits, Classifier, global_average, note
+from ._base import AuxLogits, Classifier, global_pool, note
 from ._config import ModelConfig, Rate
 from ._init import he_normal_, identity_, normal_, without_default_init
 
 
 @dataclass(kw_only=True)
 class GoogLeNetConfig(ModelConfig):
-    """``batch_norm``: where it stands; ``third_branch``: its kernel; ``lrn``: local response normalisation around the
-    stem; ``aux``: the auxiliary heads; ``dropout``: before the last layer."""
+    """The options of GoogLeNet; what a row of the table sets, it has set.
+
+    Attributes:
+        batch_norm: where it stands: ``"none"`` (the default), ``"every"``, behind every convolution, or ``"sparse"``,
+            behind the first convolution and blocks 3b and 5b.
+        third_branch: its larger kernel: ``"5x5"`` (the default) or ``"3x3"``.
+        last_pool: the window of the last max-pooling: ``"3x3"`` (the default) or ``"2x2"``.
+        lrn: local response normalisation in the stem, as in the paper; False by default.
+        aux: the two auxiliary heads, which act in training mode; False by default.
+        drop_rate: dropout before the last layer, in [0, 1); 0.4 by default.
+        global_pool: what is kept of each of the last maps: its mean, ``"avg"`` (the default), or its largest value,
+            ``"max"``.
+    """
 
     batch_norm: Literal["none", "every", "sparse"] = "none"
     third_branch: Literal["5x5", "3x3"] = "5x5"
     last_pool: Literal["3x3", "2x2"] = "3x3"
     lrn: bool = False
     aux: bool = False
-    dropout: Rate = 0.4
+    drop_rate: Rate = 0.4
+    global_pool: Literal["avg", "max"] = "avg"
 
 
 # behind each row its parameters
 VARIANTS = (
     GoogLeNetConfig(name="googlenet", lrn=True),  # 6,998,552; with aux 13,378,280
     GoogLeNetConfig(
-        name="googlenet_bn", batch_norm="every", third_branch="3x3", last_pool="2x2", dropout=0.2
+        name="googlenet_bn", batch_norm="every", third_branch="3x3", last_pool="2x2", drop_rate=0.2
     ),  # 6,624,904; with aux 13,004,888
     GoogLeNetConfig(name="googlenet_sparse_bn", batch_norm="sparse"),  # 7,001,688; with 16 classes 5,993,088
 )
@@ -119,6 +131,7 @@ class GoogLeNet(Classifier):
         smallest = 31 if config.last_pool == "3x3" else 15
         super().__init__(config, min_size=smallest, min_size_why="the unpadded poolings leave nothing of less")
         sparse = config.batch_norm == "sparse"
+        self.cam_method = "cam" if config.global_pool == "avg" else "hires_cam"
         with without_default_init():
             self.conv1 = ConvUnit(config.in_chans, 64, config, kernel=7, stride=2)
             if sparse:
@@ -148,7 +161,7 @@ class GoogLeNet(Classifier):
                 self.aux_heads = ("aux1", "aux2")
                 self.aux1 = AuxHead(512, config)
                 self.aux2 = AuxHead(528, config)
-            self.dropout = nn.Dropout(config.dropout)
+            self.dropout = nn.Dropout(config.drop_rate)
             self.fc = self.make_classifier(config.num_classes)
         self.reset_parameters()
 
@@ -192,7 +205,7 @@ class GoogLeNet(Classifier):
         return self._to_5b(self._to_4d(self._to_4a(x, maps)), maps)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        x = self.dropout(global_average(features))  # (N, 1024)
+        x = self.dropout(global_pool(features, self.config.global_pool))  # (N, 1024)
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Any:

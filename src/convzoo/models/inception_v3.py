@@ -13,7 +13,7 @@ Weights have the names that the field uses (Conv2d_1a_3x3 ... Mixed_7c, fc).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.fx
@@ -21,18 +21,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import register
-from ._base import AuxLogits, Classifier, global_average, note
+from ._base import AuxLogits, Classifier, global_average, global_pool, note
 from ._config import ModelConfig, Rate
 from ._init import he_normal_, identity_, normal_, without_default_init
 
 
 @dataclass(kw_only=True)
 class InceptionV3Config(ModelConfig):
-    """``aux``: the auxiliary head; ``dropout``: before the last layer."""
+    """The options of Inception v3.
+
+    Attributes:
+        aux: the auxiliary head, which acts in training mode; False by default.
+        drop_rate: dropout before the last layer, in [0, 1); 0.5 by default.
+        global_pool: what is kept of each of the last maps: its mean, ``"avg"`` (the default), or its largest value,
+            ``"max"``.
+    """
 
     img_size: int | tuple[int, int] = 299
     aux: bool = False
-    dropout: Rate = 0.5
+    drop_rate: Rate = 0.5
+    global_pool: Literal["avg", "max"] = "avg"
 
 
 VARIANTS = (InceptionV3Config(name="inception_v3"),)  # 23,834,568; with aux 27,161,264
@@ -200,6 +208,7 @@ class InceptionV3(Classifier):
 
     def __init__(self, config: InceptionV3Config) -> None:
         super().__init__(config, min_size=75, min_size_why="five halvings without padding")
+        self.cam_method = "cam" if config.global_pool == "avg" else "hires_cam"
         with without_default_init():
             self.Conv2d_1a_3x3 = ConvUnit(config.in_chans, 32, 3, 2)
             self.Conv2d_2a_3x3 = ConvUnit(32, 32, 3)
@@ -222,7 +231,7 @@ class InceptionV3(Classifier):
             self.Mixed_7a = InceptionD(768)
             self.Mixed_7b = InceptionE(1280)
             self.Mixed_7c = InceptionE(2048)
-            self.dropout = nn.Dropout(config.dropout)
+            self.dropout = nn.Dropout(config.drop_rate)
             self.fc = self.make_classifier(config.num_classes)
         self.reset_parameters()
 
@@ -264,7 +273,7 @@ class InceptionV3(Classifier):
         return self._to_7c(self._to_6e(x, maps), maps)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        x = self.dropout(global_average(features))  # (N, 2048)
+        x = self.dropout(global_pool(features, self.config.global_pool))  # (N, 2048)
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Any:

@@ -35,7 +35,7 @@ from ._init import centred_sigmoid_, copy_, fans, he_normal_, uniform_, without_
 
 @dataclass(kw_only=True)
 class LeNetConfig(ModelConfig):
-    """LeNets have no options."""
+    """LeNets have no options of their own: ten classes and one channel of 28x28, but for ``lenet_sigmoid``."""
 
     num_classes: int = 10
     in_chans: int = 1

@@ -1,6 +1,6 @@
 """Small nets for digits of 28x28 pixels that flatten their maps, from tutorials and experiments rather than papers.
 
-``mnist_net`` is the two-convolution net of the framework's own example. ``basic_cnn``, ``inception_cnn`` and
+``mnist_net`` is the two-convolution net of pytorch/examples, ``mnist/main.py``. ``basic_cnn``, ``inception_cnn`` and
 ``residual_cnn`` carry one idea each to MNIST: plain convolutions; the blocks of GoogLeNet (Szegedy et al. 2014,
 arXiv:1409.4842); residual blocks (He et al. 2015, arXiv:1512.03385). The series goes on in ``mnist_gap.py``.
 
@@ -20,13 +20,13 @@ from torch.nn import functional as F
 
 from ..registry import register
 from ._base import Classifier, note
-from ._config import ModelConfig
+from ._config import ModelConfig, Rate
 from ._init import he_normal_, identity_, normal_, without_default_init
 
 
 @dataclass(kw_only=True)
 class MnistConfig(ModelConfig):
-    """Digits: one channel of 28x28, ten classes."""
+    """Nets for digits: one channel of 28x28, ten classes; without options."""
 
     num_classes: int = 10
     in_chans: int = 1
@@ -35,9 +35,15 @@ class MnistConfig(ModelConfig):
 
 @dataclass(kw_only=True)
 class MnistNetConfig(MnistConfig):
-    """``log_softmax``: give log-probabilities, as the example does, instead of logits."""
+    """The options of the two-convolution net.
+
+    Attributes:
+        log_softmax: return log-probabilities, as the example does, instead of logits; False by default.
+        drop_rate: dropout of the second convolution's maps and of the hidden units, in [0, 1); 0.5 by default.
+    """
 
     log_softmax: bool = False
+    drop_rate: Rate = 0.5
 
 
 # behind each row its parameters
@@ -80,12 +86,12 @@ class MnistNet(MnistClassifier):
             self.pool1 = nn.MaxPool2d(2)
             self.relu1 = nn.ReLU()
             self.conv2 = nn.Conv2d(10, 20, 5)
-            self.drop1 = nn.Dropout2d()
+            self.drop1 = nn.Dropout2d(config.drop_rate)
             self.pool2 = nn.MaxPool2d(2)
             self.relu2 = nn.ReLU()
             self.fc1 = nn.Linear(20 * height * width, 50)
             self.relu3 = nn.ReLU()
-            self.drop2 = nn.Dropout()
+            self.drop2 = nn.Dropout(config.drop_rate)
             self.fc2 = self.make_classifier(config.num_classes)
         self.log_softmax = config.log_softmax
         self.reset_parameters()
@@ -254,9 +260,7 @@ class ResidualCNN(MnistClassifier):
         return x if pre_logits else self.fc(x)
 
 
-PAPER = "none: the main net of the framework's MNIST example"
-register(MnistNet, MNIST_NET, family="mnist", paper=PAPER, source="the example's source")
-PAPER = "none: published experiments on MNIST"
-register(BasicCNN, BASIC_CNN, family="mnist", paper=PAPER, source="plain convolutions")
-register(InceptionCNN, INCEPTION_CNN, family="mnist", paper=PAPER, source="inception blocks")
-register(ResidualCNN, RESIDUAL_CNN, family="mnist", paper=PAPER, source="residual blocks")
+register(MnistNet, MNIST_NET, family="mnist", source="https://github.com/pytorch/examples, mnist/main.py")
+register(BasicCNN, BASIC_CNN, family="mnist", source="published experiments on MNIST: plain convolutions")
+register(InceptionCNN, INCEPTION_CNN, family="mnist", source="published experiments on MNIST: inception blocks")
+register(ResidualCNN, RESIDUAL_CNN, family="mnist", source="published experiments on MNIST: residual blocks")

@@ -13,22 +13,43 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import global_average, note
+from ._base import global_pool, note
+from ._config import Rate
 from ._init import without_default_init
 from .mnist import MnistClassifier, MnistConfig
 
 
 @dataclass(kw_only=True)
-class FcnGapConfig(MnistConfig):
-    """``head``: a linear layer on the pooled maps; or the last convolution gives a map per class, then pooled; or a
-    1x1 convolution on the pooled maps."""
+class PooledMnistConfig(MnistConfig):
+    """The options of the nets that pool globally.
+
+    Attributes:
+        drop_rate: dropout of the pooled features, in [0, 1); 0 by default.
+        global_pool: what is kept of each of the last maps: its mean, ``"avg"`` (the default), or its largest value,
+            ``"max"``.
+    """
+
+    drop_rate: Rate = 0.0
+    global_pool: Literal["avg", "max"] = "avg"
+
+
+@dataclass(kw_only=True)
+class FcnGapConfig(PooledMnistConfig):
+    """The options of the fully convolutional net.
+
+    Attributes:
+        head: ``"linear"`` (the default), a linear layer on the pooled maps; ``"conv_then_gap"``, the last convolution
+            gives a map per class, which is pooled; or ``"gap_then_conv"``, a 1x1 convolution on the pooled maps.
+        drop_rate: dropout of what the head reads, in [0, 1); 0 by default.
+        global_pool: what is kept of each map: its mean, ``"avg"`` (the default), or its largest value, ``"max"``.
+    """
 
     head: Literal["linear", "conv_then_gap", "gap_then_conv"] = "linear"
 
 
 # behind each row its parameters
 FCN_GAP = (FcnGapConfig(name="fcn_gap"),)  # 32,266
-MNIST_RESNET = (MnistConfig(name="mnist_resnet"),)  # 1,008,586
+MNIST_RESNET = (PooledMnistConfig(name="mnist_resnet"),)  # 1,008,586
 
 
 class FcnGap(MnistClassifier):
@@ -40,6 +61,7 @@ class FcnGap(MnistClassifier):
 
     def __init__(self, config: FcnGapConfig) -> None:
         super().__init__(config, min_size=7, min_size_why="three unpadded 3x3 convolutions")
+        self.cam_method = "cam" if config.global_pool == "avg" else "hires_cam"
         third = config.head != "conv_then_gap"  # there the classifier is the third convolution
         self.feature_layers = ("relu1", "relu2", "relu3") if third else ("relu1", "relu2")
         with without_default_init():
@@ -53,6 +75,7 @@ class FcnGap(MnistClassifier):
             self.bn3 = nn.BatchNorm2d(48) if third else nn.Identity()
             self.relu3 = nn.ReLU(inplace=True) if third else nn.Identity()
             self.norm = nn.LayerNorm(48) if config.head == "linear" else nn.Identity()
+            self.drop = nn.Dropout(config.drop_rate)
             self.fc = self.make_classifier(config.num_classes)
         self.reset_parameters()
 
@@ -71,8 +94,9 @@ class FcnGap(MnistClassifier):
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         if self.config.head == "conv_then_gap" and not pre_logits:
-            return global_average(self.fc(features))  # a map per class (N, num_classes, H - 6, W - 6), then its mean
-        pooled = self.norm(global_average(features))  # (N, 48)
+            maps = self.fc(self.drop(features))  # a map per class (N, num_classes, H - 6, W - 6)
+            return global_pool(maps, self.config.global_pool)
+        pooled = self.drop(self.norm(global_pool(features, self.config.global_pool)))  # (N, 48)
         if pre_logits:
             return pooled
         if self.config.head == "gap_then_conv":
@@ -104,11 +128,13 @@ class MnistResNet(MnistClassifier):
     """1x1 convolutions to 64 and 128 maps, residual blocks (one, two) at full size; pooling, LayerNorm, linear."""
 
     num_features = 128
+    config: PooledMnistConfig
     stages = {"stem": "relu1", "stage1": "block1", "stage2": "block3"}
     feature_layers = tuple(stages.values())
 
-    def __init__(self, config: MnistConfig) -> None:
+    def __init__(self, config: PooledMnistConfig) -> None:
         super().__init__(config)
+        self.cam_method = "cam" if config.global_pool == "avg" else "hires_cam"
         with without_default_init():
             self.conv1 = nn.Conv2d(config.in_chans, 64, 1)
             self.bn1 = nn.BatchNorm2d(64)
@@ -120,6 +146,7 @@ class MnistResNet(MnistClassifier):
             self.block2 = NormedResidualBlock(128)
             self.block3 = NormedResidualBlock(128)
             self.norm = nn.LayerNorm(128)
+            self.drop = nn.Dropout(config.drop_rate)
             self.fc = self.make_classifier(config.num_classes)
         self.reset_parameters()
 
@@ -131,10 +158,9 @@ class MnistResNet(MnistClassifier):
         return note(maps, self.block3(self.block2(x)))  # (N, 128, H, W)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        x = self.norm(global_average(features))  # (N, 128)
+        x = self.drop(self.norm(global_pool(features, self.config.global_pool)))  # (N, 128)
         return x if pre_logits else self.fc(x)
 
 
-PAPER = "none: published experiments on MNIST"
-register(FcnGap, FCN_GAP, family="mnist", paper=PAPER, source="global average pooling")
-register(MnistResNet, MNIST_RESNET, family="mnist", paper=PAPER, source="residual blocks at full size")
+register(FcnGap, FCN_GAP, family="mnist", source="published experiments on MNIST: global average pooling")
+register(MnistResNet, MNIST_RESNET, family="mnist", source="published experiments on MNIST: residual blocks")

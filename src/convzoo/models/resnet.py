@@ -23,15 +23,30 @@ from torch import Tensor, nn
 
 from ..registry import register
 from ._base import Classifier, note
-from ._config import ModelConfig
+from ._config import ModelConfig, Rate
 from ._init import he_normal_, identity_, normal_, without_default_init
 
 
 @dataclass(kw_only=True)
 class ResNetConfig(ModelConfig):
-    """``depths``: blocks per stage; ``groups`` and ``width_per_group``: of the 3x3 convolution of a bottleneck;
-    ``stem``: 7x7/2 and a 3x3/2 pooling, or for small images 3x3/1 alone; ``shortcut``: keep the residual
-    connections; ``zero_init_residual``: start every block as the identity (last batch-norm gain zero)."""
+    """The options of ResNets; what a row of the table sets, it has set.
+
+    Attributes:
+        block: ``"basic"``, two 3x3 convolutions, or ``"bottleneck"``, 1x1, 3x3 and 1x1.
+        depths: blocks of each of the four stages.
+        groups: of the 3x3 convolution of a bottleneck; 1 by default.
+        width_per_group: channels of a group of that convolution in stage 1, which double from stage to stage; 64 by
+            default.
+        stem: ``"imagenet"`` (the default), 7x7/2 and a 3x3/2 pooling; or ``"small"``, 3x3/1 alone, for images of 32 to
+            64 pixels, which makes every map four times as large.
+        shortcut: keep the residual connections; True by default.
+        zero_init_residual: start every block as the identity, its last batch-norm gain being 0; False by default.
+        output_stride: pixels of the image to a cell of the last maps, each way: 32 (the default), 16 or 8 (with the
+            small stem a quarter of that). The strides left out become dilations, so weights fit any of them.
+        drop_rate: dropout of the pooled features, in [0, 1); 0 by default.
+        global_pool: what is kept of each of the last maps: its mean, ``"avg"`` (the default), or its largest value,
+            ``"max"``.
+    """
 
     block: Literal["basic", "bottleneck"]
     depths: tuple[int, ...]
@@ -40,6 +55,9 @@ class ResNetConfig(ModelConfig):
     stem: Literal["imagenet", "small"] = "imagenet"
     shortcut: bool = True
     zero_init_residual: bool = False
+    output_stride: Literal[8, 16, 32] = 32
+    drop_rate: Rate = 0.0
+    global_pool: Literal["avg", "max"] = "avg"
 
     def validate(self) -> None:
         super().validate()
@@ -78,12 +96,15 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inplanes: int, planes: int, stride: int, config: ResNetConfig) -> None:
+    def __init__(
+        self, inplanes: int, planes: int, stride: int, config: ResNetConfig, dilations: tuple[int, int] = (1, 1)
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, 1, bias=False)
+        first, last = dilations
+        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, first, first, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, last, last, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
         self.downsample = make_downsample(inplanes, planes, stride, config)
         self.shortcut = config.shortcut
@@ -101,12 +122,15 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inplanes: int, planes: int, stride: int, config: ResNetConfig) -> None:
+    def __init__(
+        self, inplanes: int, planes: int, stride: int, config: ResNetConfig, dilations: tuple[int, int] = (1, 1)
+    ) -> None:
         super().__init__()
         width = planes * config.width_per_group // 64 * config.groups
         self.conv1 = nn.Conv2d(inplanes, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=config.groups, bias=False)
+        first = dilations[0]
+        self.conv2 = nn.Conv2d(width, width, 3, stride, first, first, groups=config.groups, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, planes * 4, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(planes * 4)
@@ -130,11 +154,16 @@ def make_downsample(inplanes: int, planes: int, stride: int, config: ResNetConfi
     return nn.Sequential(nn.Conv2d(inplanes, planes, 1, stride, bias=False), nn.BatchNorm2d(planes))
 
 
-def make_layer(config: ResNetConfig, inplanes: int, planes: int, depth: int, *, stride: int = 1) -> nn.Sequential:
-    """``depth`` blocks, the first of which has the stride: (N, inplanes, H, W) to (N, C, H / stride, W / stride)."""
+def make_layer(
+    config: ResNetConfig, inplanes: int, planes: int, depth: int, *, stride: int, dilations: tuple[int, int]
+) -> nn.Sequential:
+    """``depth`` blocks: (N, inplanes, H, W) to (N, C, H / stride, W / stride).
+
+    The first block has the stride; its first 3x3 convolution has the first dilation, and all others the last.
+    """
     block = BasicBlock if config.block == "basic" else Bottleneck
-    blocks = [block(inplanes, planes, stride, config)]
-    blocks += [block(planes * block.expansion, planes, 1, config) for _ in range(depth - 1)]
+    blocks = [block(inplanes, planes, stride, config, dilations)]
+    blocks += [block(planes * block.expansion, planes, 1, config, dilations[1:] * 2) for _ in range(depth - 1)]
     return nn.Sequential(*blocks)
 
 
@@ -150,6 +179,7 @@ class ResNet(Classifier):
         super().__init__(config)
         block = BasicBlock if config.block == "basic" else Bottleneck
         self.num_features = 512 * block.expansion
+        self.cam_method = "cam" if config.global_pool == "avg" else "hires_cam"
         with without_default_init():
             if config.stem == "imagenet":
                 self.conv1 = nn.Conv2d(config.in_chans, 64, 7, 2, 3, bias=False)
@@ -159,11 +189,18 @@ class ResNet(Classifier):
             self.relu = nn.ReLU(inplace=True)
             self.maxpool = nn.MaxPool2d(3, 2, 1) if config.stem == "imagenet" else nn.Identity()
             depths, wide = config.depths, block.expansion
-            self.layer1 = make_layer(config, 64, 64, depths[0])
-            self.layer2 = make_layer(config, 64 * wide, 128, depths[1], stride=2)
-            self.layer3 = make_layer(config, 128 * wide, 256, depths[2], stride=2)
-            self.layer4 = make_layer(config, 256 * wide, 512, depths[3], stride=2)
-            self.avgpool = nn.AdaptiveAvgPool2d(1)
+            # a stride that is left out becomes a dilation of what follows it
+            stride3, stride4 = 2 if config.output_stride >= 16 else 1, 2 if config.output_stride == 32 else 1
+            dilation3 = 2 // stride3
+            dilation4 = dilation3 * 2 // stride4
+            self.layer1 = make_layer(config, 64, 64, depths[0], stride=1, dilations=(1, 1))
+            self.layer2 = make_layer(config, 64 * wide, 128, depths[1], stride=2, dilations=(1, 1))
+            self.layer3 = make_layer(config, 128 * wide, 256, depths[2], stride=stride3, dilations=(1, dilation3))
+            self.layer4 = make_layer(
+                config, 256 * wide, 512, depths[3], stride=stride4, dilations=(dilation3, dilation4)
+            )
+            self.avgpool = nn.AdaptiveAvgPool2d(1) if config.global_pool == "avg" else nn.AdaptiveMaxPool2d(1)
+            self.drop = nn.Dropout(config.drop_rate)
             self.fc = self.make_classifier(config.num_classes)
         self.reset_parameters()
 
@@ -190,7 +227,7 @@ class ResNet(Classifier):
         return note(maps, self._run_blocks(self.layer4, x))  # (N, num_features, H/32, W/32); small stem: H/8, W/8
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        pooled = self.avgpool(features).flatten(1)  # (N, num_features)
+        pooled = self.drop(self.avgpool(features).flatten(1))  # (N, num_features)
         return pooled if pre_logits else self.fc(pooled)
 
 

@@ -35,9 +35,20 @@ TOKEN_DIM = 64  # width of a token between the splits
 
 @dataclass(kw_only=True)
 class T2TViTConfig(ModelConfig):
-    """``tokens``: the attention between the soft splits; ``strides``: of the three splits, in cells of their input;
-    ``drop_rate``: dropout of tokens, projections and MLPs, ``attn_drop_rate``: of attention probabilities;
-    ``drop_path_rate``: chance that training skips a branch of the last block, falling to 0 at the first."""
+    """The options of T2T-ViT; what a row of the table sets, it has set.
+
+    Attributes:
+        tokens: the attention between the soft splits: ``"performer"`` (the default), linear, or ``"transformer"``.
+        embed_dim: width of a token in the blocks.
+        depth: number of blocks.
+        num_heads: heads of each block's attention; a divisor of ``embed_dim``.
+        mlp_ratio: hidden width of each block's MLP, in widths of a token; 3 by default.
+        strides: of the three soft splits, in cells of their input, up to 7, 3 and 3; (4, 2, 2) by default.
+        drop_rate: dropout of tokens, projections and MLPs, in [0, 1); 0 by default.
+        attn_drop_rate: dropout of attention probabilities, in [0, 1); 0 by default.
+        drop_path_rate: chance that training skips a branch of the last block, falling evenly to 0 at the first; in
+            [0, 1), 0 by default.
+    """
 
     tokens: Literal["performer", "transformer"] = "performer"
     embed_dim: int

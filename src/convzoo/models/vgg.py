@@ -19,20 +19,30 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, note
+from ._base import Classifier, check_pooled, note
 from ._config import ModelConfig, Rate
 from ._init import he_normal_, identity_, normal_, without_default_init
 
 
 @dataclass(kw_only=True)
 class VGGConfig(ModelConfig):
-    """``depths``: convolutions per block; ``batch_norm``: where it stands; ``head``: the paper's three linear layers
-    or global average pooling and one; ``dropout``: in the paper's head."""
+    """The options of VGG; what a row of the table sets, it has set.
+
+    Attributes:
+        depths: convolutions of each of the five blocks.
+        batch_norm: where it stands: ``"none"`` (the default), ``"every"``, behind every convolution, or ``"sparse"``,
+            behind the second convolution of block 2 and the first of block 4.
+        head: ``"fc"`` (the default), the paper's three linear layers, or ``"gap"``, global pooling and one.
+        drop_rate: dropout in the paper's head, in [0, 1); 0.5 by default.
+        global_pool: with ``head="gap"``, what is kept of each of the last maps: its mean, ``"avg"`` (the default), or
+            its largest value, ``"max"``.
+    """
 
     depths: tuple[int, ...]
     batch_norm: Literal["none", "every", "sparse"] = "none"
     head: Literal["fc", "gap"] = "fc"
-    dropout: Rate = 0.5
+    drop_rate: Rate = 0.5
+    global_pool: Literal["avg", "max"] = "avg"
 
     def validate(self) -> None:
         super().validate()
@@ -40,6 +50,7 @@ class VGGConfig(ModelConfig):
             raise ValueError(
                 f"depths of {self.name} must name 5 blocks, got {self.depths!r}; pass e.g. (2, 2, 3, 3, 3)"
             )
+        check_pooled(self, self.head == "gap", "head='gap'")
 
 
 A, B, D, E = (1, 1, 2, 2, 2), (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)
@@ -73,21 +84,24 @@ class VGG(Classifier):
         super().__init__(config, min_size=32, min_size_why="five 2x2 poolings")
         self.num_features = 4096 if config.head == "fc" else 512
         self.classifier_name = "classifier.6" if config.head == "fc" else "classifier.0"
-        self.cam_method = "hires_cam" if config.head == "fc" else "cam"
+        self.cam_method = "cam" if config.head == "gap" and config.global_pool == "avg" else "hires_cam"
         self.pools: list[int] = []  # places of the poolings in ``features``
         with without_default_init():
             self.features = self._make_features(config)
-            self.avgpool = nn.AdaptiveAvgPool2d(7 if config.head == "fc" else 1)
+            if config.global_pool == "avg":
+                self.avgpool: nn.Module = nn.AdaptiveAvgPool2d(7 if config.head == "fc" else 1)
+            else:
+                self.avgpool = nn.AdaptiveMaxPool2d(1)
             if config.head == "gap":
                 self.classifier = nn.Sequential(self.make_classifier(config.num_classes))
             else:
                 self.classifier = nn.Sequential(
                     nn.Linear(512 * 7 * 7, 4096),
                     nn.ReLU(inplace=True),
-                    nn.Dropout(config.dropout),
+                    nn.Dropout(config.drop_rate),
                     nn.Linear(4096, 4096),
                     nn.ReLU(inplace=True),
-                    nn.Dropout(config.dropout),
+                    nn.Dropout(config.drop_rate),
                     self.make_classifier(config.num_classes),
                 )
         self.cam_layer = f"features.{self.pools[-1] - 1}"
