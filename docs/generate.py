@@ -6,6 +6,7 @@ python docs/generate.py --check    # fail where a page is not what would be writ
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 import convzoo
 from convzoo._checks import wilson_interval
+from convzoo.registry import entries
 
 ROOT = Path(__file__).resolve().parent.parent
 CATALOGUE = ROOT / "src" / "convzoo" / "commands" / "catalogue.json"
@@ -71,9 +73,41 @@ def family_rows() -> list[list[str]]:
     ]
 
 
+def option_tables() -> str:
+    """The options of every family: a heading for each config, and what its docstring says of each option."""
+    nets: dict[type, list[str]] = {}
+    for name, entry in entries().items():
+        if entry.config.option_names():
+            nets.setdefault(type(entry.config), []).append(name)
+    parts = []
+    for config, names in nets.items():
+        described = re.split(
+            r"^        (\w+): ", (config.__doc__ or "").partition("Attributes:")[2], flags=re.MULTILINE
+        )
+        rows = [
+            [f"`{option}`", " ".join(text.split()).replace("``", "`")]
+            for option, text in zip(described[1::2], described[2::2], strict=True)
+        ]
+        parts.append(f"### {', '.join(f'`{name}`' for name in names)}\n\n{table(['option', 'meaning'], rows)}")
+    return "\n\n".join(parts)
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table; columns of figures stand to the right."""
-    words = {"model", "net", "nets", "family", "weights", "weights, % right", "size", "paper", "where", "measured on"}
+    words = {
+        "model",
+        "option",
+        "meaning",
+        "net",
+        "nets",
+        "family",
+        "weights",
+        "weights, % right",
+        "size",
+        "paper",
+        "where",
+        "measured on",
+    }
     marks = ["---" if title in words else "---:" for title in header]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, marks, *rows])
 
@@ -171,7 +205,15 @@ def pages() -> dict[str, str]:
         ["weights", "parameters", "MACs", "read at", "top-1 %, 95 % interval", "measured on", "published %"],
         tiny_imagenet_rows(),
     )
-    return {"models": models, "families": families, "weights": weights, "mnist": mnist, "tiny_imagenet": tiny_imagenet}
+    options = option_tables()
+    return {
+        "models": models,
+        "options": options,
+        "families": families,
+        "weights": weights,
+        "mnist": mnist,
+        "tiny_imagenet": tiny_imagenet,
+    }
 
 
 def filled(text: str, parts: dict[str, str]) -> str:

@@ -260,7 +260,12 @@ class ResidualCNN(MnistClassifier):
         return x if pre_logits else self.fc(x)
 
 
-register(MnistNet, MNIST_NET, family="mnist", source="https://github.com/pytorch/examples, mnist/main.py")
+register(
+    MnistNet,
+    MNIST_NET,
+    family="mnist",
+    source="pytorch/examples: https://github.com/pytorch/examples/blob/main/mnist/main.py",
+)
 register(BasicCNN, BASIC_CNN, family="mnist", source="published experiments on MNIST: plain convolutions")
 register(InceptionCNN, INCEPTION_CNN, family="mnist", source="published experiments on MNIST: inception blocks")
 register(ResidualCNN, RESIDUAL_CNN, family="mnist", source="published experiments on MNIST: residual blocks")
