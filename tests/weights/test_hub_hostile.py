@@ -222,9 +222,10 @@ def test_a_reference_that_is_no_commit(hub, tmp_path, folder):
 def test_a_revision_that_no_branch_can_have(hub, tmp_path, folder, revision):
     put(hub, folder)
     hub.clear()
-    with pytest.raises(WeightsNotFound, match="no revision can be called") as caught:
-        convzoo.create_model("lenet5", pretrained=f"{REPO}@{revision}")
-    assert len(str(caught.value)) < 300
+    for given in ({"pretrained": f"{REPO}@{revision}"}, {"pretrained": f"hub:{REPO}", "revision": revision}):
+        with pytest.raises(WeightsNotFound, match="no revision can be called") as caught:
+            convzoo.create_model("lenet5", **given)
+        assert len(str(caught.value)) < 300
     assert hub.requests() == []
     assert not (tmp_path / "cache").exists()
 
