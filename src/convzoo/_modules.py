@@ -34,6 +34,7 @@ FORWARD_HOOKS = (
 )  # fmt: skip
 BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
 STANDARD = frozenset(nn.Module().__dict__) | {"_compiled_call_impl"}
+CONTAINERS = tuple(name for name, value in nn.Module().__dict__.items() if isinstance(value, (dict, set)))
 IMMUTABLE = frozenset({
     int, float, str, bool, bytes, complex, type(None), type, torch.dtype, torch.device, torch.Size, torch.layout,
     torch.memory_format, types.BuiltinFunctionType, types.ModuleType, range, slice,
@@ -128,8 +129,9 @@ class ModuleCopier:
         """The copy of one module, with the modules that are in the original."""
         fresh: nn.Module = object.__new__(type(module))
         state = fresh.__dict__
-        for name, value in module.__dict__.items():
-            state[name] = value.copy() if name in STANDARD and isinstance(value, (dict, set)) else value
+        state.update(module.__dict__)
+        for name in CONTAINERS:
+            state[name] = state[name].copy()
         for name in BACKWARD_HOOKS if self.hooks else (*BACKWARD_HOOKS, *FORWARD_HOOKS):
             state[name] = OrderedDict()
         state["training"], state["_compiled_call_impl"] = False, None
@@ -158,15 +160,19 @@ class ModuleCopier:
         """The copy of a tensor: of a parameter one that shares its memory, else one with memory of its own."""
         if id(tensor) in self._copies:
             return self._copies[id(tensor)]
-        if is_lazy(tensor):
+        kind = type(tensor)  # asked first, because an isinstance of a parameter is slow
+        if kind not in (nn.Parameter, Tensor) and is_lazy(tensor):
             return self.remember(tensor, copy.deepcopy(tensor))
+        parameter = kind is nn.Parameter or (kind is not Tensor and isinstance(tensor, nn.Parameter))
+        if kind is nn.Parameter and self.device is None and not tensor.is_inference():
+            return self.remember(tensor, nn.Parameter(tensor, requires_grad=False))
         fresh = tensor.detach()
         if self.device is not None and torch.device(self.device) != tensor.device:
             meta = torch.device(self.device).type == "meta" and tensor.layout is torch.strided
             fresh = torch.empty_like(fresh, device=self.device) if meta else fresh.to(self.device)
-        elif tensor.is_inference() or not isinstance(tensor, nn.Parameter):
+        elif tensor.is_inference() or not parameter:
             fresh = fresh.clone()
-        if isinstance(tensor, nn.Parameter):
+        if parameter:
             fresh = nn.Parameter(fresh, requires_grad=False)
         return self.remember(tensor, fresh)
 
@@ -181,6 +187,8 @@ class ModuleCopier:
             return self.module(value, f"({kind.__name__} {len(self._copies)}, not registered)", registered=False)
         if isinstance(value, Tensor):
             return self.tensor(value)
+        if kind is tuple and IMMUTABLE.issuperset(map(type, value)):
+            return value
         if isinstance(value, tuple):
             items = [self.value(each) for each in value]
             return kind(*items) if hasattr(value, "_fields") else tuple(items)
