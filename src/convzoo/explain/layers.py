@@ -31,6 +31,8 @@ CHANNELS_FIRST = (
     nn.PixelUnshuffle, nn.LocalResponseNorm,
 )  # fmt: skip
 
+SPREAD = frozenset({"DTensor", "FlatParameter"})  # tensors of which each process has a part
+
 
 def cam_layers(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """The methods of :func:`convzoo.cam` that suit ``model``, each with the layers it may be asked at, best first.
@@ -72,13 +74,13 @@ def check_model(model: object) -> nn.Module:
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("a scripted module cannot be looked into; pass the module it was made from")
     for module in model.modules():
-        kinds = {type(each).__name__ for each in (*module._parameters.values(), *module._buffers.values())}
-        if kinds & {"DTensor", "FlatParameter"}:
-            raise TypeError(
-                f"the parameters of {name_of(model)} are spread over processes (FSDP, DTensor), one process cannot "
-                "explain it; gather them (torch.distributed.checkpoint.state_dict.get_model_state_dict with "
-                "full_state_dict=True) and load them into an ordinary copy of the model"
-            )
+        for tensor in module._parameters.values():
+            if type(tensor).__name__ in SPREAD:
+                raise TypeError(
+                    f"the parameters of {name_of(model)} are spread over processes (FSDP, DTensor), one process cannot "
+                    "explain it; gather them (torch.distributed.checkpoint.state_dict.get_model_state_dict with "
+                    "full_state_dict=True) and load them into an ordinary copy of the model"
+                )
     return model
 
 

@@ -48,7 +48,9 @@ def check_images(model: nn.Module, images: object) -> Tensor:
         model.check_input(images)
     if images.ndim == 0 or images.numel() == 0:
         raise ValueError(f"images have shape {tuple(images.shape)}, which holds none; pass at least one image")
-    if not bool(images.isfinite().all()):
+    # the largest and the least value are NaN if any is; of complex numbers there is no largest
+    extremes = images.flatten() if images.is_complex() else torch.stack(images.aminmax())
+    if not bool(extremes.isfinite().all()):
         bad = [n for n, image in enumerate(images) if not bool(image.isfinite().all())]
         raise ValueError(f"{len(bad)} of {len(images)} images hold NaN or infinity, first number {bad[0]}; clean them")
     return images
@@ -92,9 +94,8 @@ def run(
     Gradients are off in the beginning; a hook may turn them on for what follows it.
     """
     body = private_copy(model)
-    modules = dict(walk(body))
     for path, hook in hooks:
-        modules[path].register_forward_hook(hook)
+        body.get_submodule(path).register_forward_hook(hook)
     with torch.inference_mode(False), torch.no_grad():  # which both come to an end, whatever the hooks turned on
         images = images.clone() if images.is_inference() else images.detach()
         try:
