@@ -63,7 +63,8 @@ class FcnGap(MnistClassifier):
         super().__init__(config, min_size=7, min_size_why="three unpadded 3x3 convolutions")
         self.cam_method = "cam" if config.global_pool == "avg" else "hires_cam"
         third = config.head != "conv_then_gap"  # there the classifier is the third convolution
-        self.feature_layers = ("relu1", "relu2", "relu3") if third else ("relu1", "relu2")
+        self.stages = {name: path for name, path in type(self).stages.items() if third or path != "relu3"}
+        self.feature_layers = tuple(self.stages.values())
         with without_default_init():
             self.conv1 = nn.Conv2d(config.in_chans, 24, 3)
             self.bn1 = nn.BatchNorm2d(24)
