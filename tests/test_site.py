@@ -143,3 +143,18 @@ def test_dark_mode_and_copying(address, page):
     page.locator("label[title='Dark mode']").first.click()
     page.wait_for_timeout(300)
     assert page.evaluate("() => getComputedStyle(document.body).backgroundColor") != before
+
+
+def test_the_notebook_is_the_tutorial_and_runs():
+    """examples/tutorial.ipynb has the text and code of docs/start.md; executed, no cell fails and a picture shows."""
+    import nbformat
+    import notebook
+
+    kept = nbformat.read(notebook.NOTEBOOK, as_version=4)
+    fresh = notebook.build()
+    assert [cell.source for cell in kept.cells] == [cell.source for cell in fresh.cells]
+    done = notebook.execute(fresh)
+    shown = [output for cell in done.cells for output in cell.get("outputs", [])]
+    assert all(output.output_type != "error" for output in shown)
+    assert any("image/png" in output.get("data", {}) for output in shown)
+    assert any("text/html" in output.get("data", {}) for output in shown)
