@@ -259,8 +259,10 @@ def test_refusals():
         convzoo.optimize_for_inference(nn.Identity(), memory_format="nhwc")
     with pytest.raises(ValueError, match=r"could not run the model on the example: .*; pass what the model takes"):
         convzoo.optimize_for_inference(nn.Linear(3, 2), example=torch.rand(1, 4))
-    with torch.device("meta"), pytest.raises(ValueError, match="tensors are on the meta device; load weights into it"):
+    with torch.device("meta"), pytest.raises(ValueError, match="on the meta device or wait for a first batch"):
         convzoo.optimize_for_inference(nn.Linear(3, 2))
+    with pytest.raises(ValueError, match="load weights into it, or run it once"):
+        convzoo.optimize_for_inference(nn.LazyLinear(2))
     wrapper = nn.DataParallel(nn.Linear(3, 2))
     wrapper.register_forward_hook(lambda module, args, output: output * 2)
     with pytest.raises(ValueError, match=r"the model is a wrapper \(DataParallel\) with hooks"):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .._modules import private_copy, unwrap
 from ..models import Classifier
@@ -82,10 +83,10 @@ def optimize_for_inference(
         raise ValueError(
             f"memory_format must be 'channels_last' or 'contiguous', got {memory_format!r}; pass one of these"
         )
-    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+    if any(is_lazy(tensor) or tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError(
-            "optimize_for_inference takes a model with weights, got one whose tensors are on the meta device; load "
-            "weights into it, or build it without torch.device('meta')"
+            "optimize_for_inference takes a model with weights, got one whose tensors are on the meta device or wait "
+            "for a first batch; load weights into it, or run it once"
         )
     for path, module in model.named_modules():
         if unwrap(module) is not module and has_hooks(module):
