@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.fx
 from helpers.fused_nets import assert_same, build, images
 from safetensors.torch import load, save
 from torch import nn
@@ -133,12 +134,15 @@ def test_profile_cam_and_maps(name):
 
 @pytest.mark.parametrize("name", ["resnet18", "googlenet_bn", "fcn_gap", "t2t_vit_7"])
 def test_export(name):
+    """And symbolic tracing, of the nets that it can trace."""
     fast = convzoo.optimize_for_inference(build(name))
     x = images(fast)
     with torch.no_grad():
         program = torch.export.export(fast, (x,)).module()
         assert_same(program(x), fast(x))
         assert "mkldnn" not in str(program.graph)
+        if name != "t2t_vit_7":
+            assert_same(torch.fx.symbolic_trace(fast)(x), fast(x))
 
 
 @torch.no_grad()
@@ -273,8 +277,15 @@ def test_a_layer_that_does_the_work_of_others_says_so():
     model = build("vgg11_bn", head="gap")
     fast = convzoo.optimize_for_inference(model)
     x = images(fast)
-    with pytest.warns(UserWarning, match=r"the work of what followed it too \(BatchNorm2d, relu\)"):
+    with pytest.warns(UserWarning, match=r"the work of what followed it too \(BatchNorm2d, ReLU\)"):
         fast.features[0].register_forward_hook(lambda module, args, output: None)
+    with pytest.warns(UserWarning, match=r"the work of what followed it too \(ReLU\)"):
+        fast.features[1].register_forward_hook(lambda module, args, output: None)
+    with pytest.raises(ValueError, match=r"layer 'features.1' of this optimised model .* \(ReLU\)"):
+        convzoo.feature_maps(fast, x, ["features.1"])
+    branches = convzoo.optimize_for_inference(build("cnn_all_tricks"))
+    with pytest.raises(ValueError, match=r"layer 'stage5.0' of this optimised model .* \(BatchNorm2d, LeakyReLU\)"):
+        convzoo.feature_maps(branches, images(branches), ["stage5.0"])
     for layer in ("features.0", fast.features[0]):
         with pytest.raises(ValueError, match=r"layer .features\.0. of this optimised model does the work of"):
             convzoo.cam(fast, x, layer=layer, method="grad_cam")

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .packed import Announcing
+
 # By name, so that a block can be pickled: local functions of torch.nn.functional cannot be.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "cat": torch.cat,
@@ -46,7 +48,7 @@ class Step(NamedTuple):
     dead: tuple[int, ...] = ()
 
 
-class FusedBlock(nn.Module):
+class FusedBlock(Announcing, nn.Module):
     """Steps from one tensor, whose number is ``source``, to the output of the last of them.
 
     ``kind`` names the class whose ``forward`` the steps are; its modules keep their paths.
@@ -75,7 +77,7 @@ class FusedBlock(nn.Module):
             if len(outputs) == 1:
                 tensors[outputs[0]] = x
             else:
-                tensors.update(zip(outputs, x, strict=True))
+                tensors.update((number, x[index]) for index, number in enumerate(outputs))
         return x
 
     def extra_repr(self) -> str:

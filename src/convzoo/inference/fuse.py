@@ -24,7 +24,7 @@ from .block import FUNCTIONS, FusedBlock, Step
 from .folding import side_by_side
 from .graph import ADDITIONS, Graph, Node
 from .layers import is_layer, place
-from .packed import PackedConv2d, PackedLinear
+from .packed import PackedConv2d, PackedLinear, StandIn
 from .tokens import fast_parts
 from .trace import DROPOUTS, Call, Trace, Value, replace
 
@@ -70,7 +70,15 @@ class Fuser:
         self.parts += [part for part in layers if not self._is_replaced(part.path)]
         for call in trace.modules:
             if is_layer(self._modules[call.path], *DROPOUTS) and not self._is_replaced(call.path):
-                self.model = place(self.model, call.path, nn.Identity())
+                self.model = place(self.model, call.path, StandIn())
+        self._announce()
+
+    def _announce(self) -> None:
+        """Let modules that give what others behind them gave say so."""
+        modules = dict(self.model.named_modules())
+        for call in self._trace.calls + self._trace.modules:
+            if call.path in modules and call.output is not None and (names := self._graph.followers(call.output)):
+                modules[call.path].absorbed = names
 
     def _is_free(self, path: str) -> bool:
         """Whether what is at ``path`` may be replaced as a whole."""
@@ -100,7 +108,7 @@ class Fuser:
         """Let layers absorb what follows them in known code."""
         for node in list(self._graph.nodes):
             if self._graph.absorb(node, self._is_known_code):
-                self.model = place(self.model, node.call.path, nn.Identity())
+                self.model = place(self.model, node.call.path, StandIn())
         parts = []
         for node in self._graph.nodes:
             if node.layer is not None and node.layer.absorbed:

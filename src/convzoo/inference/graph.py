@@ -51,7 +51,7 @@ class Graph:
         self.writer: dict[Value, Node] = {}
         self._reads = trace.direct_reads()
         self._untouchable = {*leave, *(path for path, _ in self._reads)}
-        self._renamed: dict[Value, Value] = {}
+        self._renamed: dict[Value, tuple[Value, str]] = {}
         for index, call in enumerate(trace.calls):
             reads: list[Value] = []
             replace((call.args, call.kwargs), Value, reads.append)
@@ -68,8 +68,16 @@ class Graph:
     def now(self, value: Value) -> Value:
         """The value that is made in place of ``value``."""
         while value in self._renamed:
-            value = self._renamed[value]
+            value, _ = self._renamed[value]
         return value
+
+    def followers(self, value: Value) -> tuple[str, ...]:
+        """What was done to ``value`` and is now done in making it."""
+        names = []
+        while value in self._renamed:
+            value, name = self._renamed[value]
+            names.append(name)
+        return tuple(names)
 
     def is_single(self, path: str) -> bool:
         """Whether the module at ``path`` stands in one place and is called once."""
@@ -139,7 +147,9 @@ class Graph:
     def drop(self, node: Node) -> None:
         """Take ``node`` out: instead of what it reads, what it gave is made."""
         writer = self.writer.pop(node.reads[0])
-        self._renamed[writer.output] = writer.output = node.output
+        name = type(self.modules[node.call.path]).__name__ if node.call.path else node.call.function
+        self._renamed[writer.output] = node.output, name
+        writer.output = node.output
         self.writer[node.output] = writer
         self.nodes.remove(node)
 

@@ -89,21 +89,31 @@ def can_use_kernels(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-class _Packed:
-    """What the two layers share: the cache, and that copies and files leave it out."""
+class Announcing:
+    """A module that gives what others behind it gave. ``absorbed`` names these others."""
 
-    absorbed: tuple[str, ...] = ()  # what followed the layer, and now happens in it
-    _cache: tuple[Any, Any] | None = None
+    absorbed: tuple[str, ...] = ()
 
     def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
         """As ever, but with a warning where the hook will see something else than this layer's own output."""
-        if self.absorbed and not self.weight.is_meta:  # type: ignore[attr-defined]
+        tensors = (*self._parameters.values(), *self._buffers.values())  # type: ignore[attr-defined]
+        if self.absorbed and not any(tensor is not None and tensor.is_meta for tensor in tensors):
             warnings.warn(
                 f"this layer of an optimised model does the work of what followed it too ({', '.join(self.absorbed)}), "
                 "and that is what the hook will see; hook the original model instead",
                 stacklevel=2,
             )
         return super().register_forward_hook(*args, **kwargs)  # type: ignore[misc]
+
+
+class StandIn(Announcing, nn.Identity):
+    """Stands where a layer was whose work is done by another."""
+
+
+class _Packed(Announcing):
+    """What the two layers share: the cache, and that copies and files leave it out."""
+
+    _cache: tuple[Any, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_cache"}
@@ -170,6 +180,12 @@ class PackedConv2d(_Packed, nn.Conv2d):
         if overwrite:
             return torch.ops.mkldnn._convolution_pointwise_.binary(add, x, *where, *how)
         return torch.ops.mkldnn._convolution_pointwise.binary(x, add, *where, *how)
+
+    def _fits(self, x: Tensor, add: Tensor | None) -> bool:
+        """Whether the kernels know these settings and shapes."""
+        usual = self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        usual = usual and x.ndim == 4 and x.shape[1] == self.in_channels
+        return usual and (add is None or add.shape == self._shape_for(x))
 
     def _shape_for(self, x: Tensor) -> tuple[int, ...]:
         """The shape of what the convolution makes of ``x``."""
