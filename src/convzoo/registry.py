@@ -97,7 +97,7 @@ def make_config(
 
 def build(config: ModelConfig) -> Classifier:
     """The model of a row, freshly initialised."""
-    return find_entry(config.name).model_class(config)
+    return find_entry(config.name).model_class.build(config)
 
 
 def entries(family: str | None = None) -> dict[str, Entry]:

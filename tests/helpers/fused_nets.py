@@ -1,18 +1,17 @@
 """Nets, images and a comparison that the tests of optimised models share."""
 
 import torch
+from helpers.sizes import size_of
 from torch import nn
 
 import convzoo
-
-SIZES = {"lenet": 28, "mnist": 28, "alexnet": 71, "vgg": 33, "googlenet": 40, "inception_v3": 80, "ablation": 33}
 
 
 def build(name, **options):
     """A small-headed model whose batch norms have seen something."""
     torch.manual_seed(0)
-    size = 36 if name == "lenet_sigmoid" else SIZES.get(convzoo.model_info(name).family, 32)
-    model = convzoo.create_model(name, **{"num_classes": 7, "in_chans": 2, "img_size": size} | options).eval()
+    settings = {"num_classes": 7, "in_chans": 2, "img_size": size_of(name)} | options
+    model = convzoo.create_model(name, **settings).eval()
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -5,19 +5,12 @@ import pickle
 
 import pytest
 import torch
+from helpers.sizes import size_of
 from torch import nn
 
 import convzoo
 
 CLASSES, CHANS = 7, 2
-# one size each that is quick and leaves more than one cell where the net allows it
-SIZES = {"lenet": 28, "mnist": 28, "alexnet": 71, "vgg": 33, "googlenet": 40, "inception_v3": 80, "ablation": 33}
-
-
-def size_of(name):
-    if name == "lenet_sigmoid":
-        return 36
-    return SIZES.get(convzoo.model_info(name).family, 32)
 
 
 def build(name, seed=0, **options):
@@ -195,7 +188,4 @@ def test_info(name):
     info = convzoo.model_info(name)
     assert info.params > 0
     assert info.source
-    assert info.family in {"ablation", "alexnet", "googlenet", "inception_v3", "lenet", "mnist"} | {
-        "resnet", "resnext", "t2t_vit", "vgg", "wide_resnet"
-    }  # fmt: skip
     assert set(info.options) == set(convzoo.registry.find_entry(name).config.option_names())

@@ -1,5 +1,6 @@
 """Initial weights: large ones are drawn side by side, and it must not show."""
 
+import contextlib
 import threading
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from torch import nn
 
 import convzoo
-from convzoo.models._init import LARGE, drawing_together, he_normal_, normal_, orthogonal, uniform_
+from convzoo.models import ModelConfig
+from convzoo.models._init import LARGE, _is_untouched, drawing_together, he_normal_, normal_, orthogonal, uniform_
 
 
 def weights(**options):
@@ -161,3 +163,62 @@ def test_orthogonal(rows, columns):
     matrix = orthogonal(rows, columns)
     product = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
     torch.testing.assert_close(product, torch.eye(min(rows, columns)), rtol=0, atol=1e-5)
+
+
+class Drawn(convzoo.Classifier):
+    """A net with a rule for its convolution, and with parameters that its constructor draws by the framework's."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.num_features = 4
+        self.conv = nn.Conv2d(config.in_chans, 4, 3)
+        self.token = nn.Parameter(torch.empty(1000))
+        nn.init.normal_(self.token)
+        self.scale = nn.Parameter(torch.full((1000,), 7.0))
+        nn.init.uniform_(self.scale)
+        self.other = nn.Linear(4, 4)
+        nn.init.constant_(self.other.bias, 5.0)
+        self.fc = self.make_classifier(config.num_classes)
+
+    def init_weights(self, module):
+        if isinstance(module, nn.Conv2d):
+            he_normal_(module)
+        elif module is self.fc:
+            normal_(module, 0.01)
+
+
+@pytest.mark.parametrize("mode", [contextlib.nullcontext, torch.inference_mode])
+def test_the_rule_draws_once_and_the_constructor_is_not_disturbed(mode):
+    """Only what the framework's layers draw by themselves is left out, and made up for where the rule leaves it."""
+    with mode():
+        model = Drawn.build(ModelConfig(name="drawn", num_classes=3, in_chans=1, img_size=32))
+    state = {name: value.detach() for name, value in model.named_parameters()}
+    assert state["token"].std() == pytest.approx(1.0, abs=0.2)
+    assert 0.0 <= state["scale"].min() < state["scale"].max() <= 1.0
+    assert torch.equal(state["other.bias"], torch.full((4,), 5.0))
+    assert not state["conv.bias"].any()  # the rule's
+    assert 0.1 < state["other.weight"].abs().max() <= 0.5  # what the rule leaves, the framework draws
+    assert 0 < state["fc.weight"].std() < 0.02
+
+
+@pytest.mark.parametrize("name", ["resnet18", "lenet5", "t2t_vit_7", "googlenet", "mnist_net", "fcn_gap", "cnn_bn"])
+def test_the_rules_of_the_zoo_leave_nothing(name, monkeypatch):
+    made_up = []
+
+    def make_up(self):
+        made_up.extend(tensor.shape for tensor, version, _ in self._left_out if _is_untouched(tensor, version))
+
+    monkeypatch.setattr("convzoo.models._init.without_default_init.make_up", make_up)
+    model = convzoo.create_model(name)
+    assert made_up == []
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_no_layer_of_the_zoo_is_drawn_twice():
+    """The framework's own draw of each layer is left out: it would move the generator."""
+    torch.manual_seed(3)
+    model = convzoo.create_model("resnet18", num_classes=3)
+    after = torch.rand(())
+    torch.manual_seed(3)
+    model.reset_parameters()
+    assert torch.equal(torch.rand(()), after)

@@ -5,22 +5,21 @@ import warnings
 
 import pytest
 import torch
+from helpers.sizes import size_of
 from torch import nn
 
 import convzoo
 
-SIZES = {
-    "lenet5": 28, "lenet5_1998": 28, "fcn_gap": 28, "mnist_resnet": 28, "resnet18": 32, "vgg11": 32, "googlenet_bn": 32,
-    "inception_v3": 75, "cnn_bn": 32, "alexnet": 63, "t2t_vit_7": 32,
-}  # fmt: skip
+NETS = ("lenet5", "lenet5_1998", "fcn_gap", "mnist_resnet", "resnet18", "vgg11", "googlenet_bn", "inception_v3",
+        "cnn_bn", "alexnet", "t2t_vit_7")  # fmt: skip
 
 
 def build(name, **options):
     head = {"head": "gap"} if name == "vgg11" else {}
-    return convzoo.create_model(name, num_classes=3, img_size=SIZES[name], **head, **options).eval()
+    return convzoo.create_model(name, num_classes=3, img_size=size_of(name), **head, **options).eval()
 
 
-@pytest.fixture(scope="module", params=SIZES)
+@pytest.fixture(scope="module", params=NETS)
 def model(request):
     return build(request.param)
 

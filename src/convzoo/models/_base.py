@@ -18,7 +18,7 @@ from .._checks import (
 )
 from .._transform import Transform
 from ._config import ModelConfig
-from ._init import drawing_together
+from ._init import drawing_together, without_default_init
 from ._input import check_images, too_small, wrong_size
 from ._layers import chans_in, classes_out, entrance, find_module, first_layer, is_marked, mark, output_layer
 from ._stages import HEAD, stage_of_parameters
@@ -183,8 +183,8 @@ class Classifier(nn.Module):
         """
         if not self.can_checkpoint:
             raise ValueError(
-                f"{self.config.name} has no blocks to compute again, its activations are few; train it as it is, or "
-                "take a deep net (resnet, vgg, googlenet, inception_v3, t2t_vit)"
+                f"{self.config.name} has no blocks to compute again, its activations are few; train it as it is (nets "
+                "with can_checkpoint=True can)"
             )
         self.grad_checkpointing = enable
 
@@ -249,10 +249,25 @@ class Classifier(nn.Module):
         return self
 
     def init_weights(self, module: nn.Module) -> None:
-        """Draw the parameters of one layer, by its kind; the family's rule. A net without one keeps the framework's."""
+        """Draw the parameters of one layer, by its kind: the family's rule.
+
+        :meth:`build` applies it to every module, the network itself included, once. Without a rule of its own a net
+        is drawn as the framework does it.
+        """
         reset = None if module is self else getattr(module, "reset_parameters", None)
         if reset is not None:
             reset()
+
+    @classmethod
+    def build(cls, config: ModelConfig) -> Self:
+        """The net of ``config``, drawn by the rule :meth:`init_weights`; what that leaves, by the framework's."""
+        if cls.init_weights is Classifier.init_weights:
+            return cls(config)  # each layer draws itself
+        with without_default_init() as default:
+            model = cls(config)
+        model.reset_parameters()
+        default.make_up()
+        return model
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew, each once, from the default generator; nothing to draw on the meta device."""

@@ -1,15 +1,19 @@
-"""Drawing initial weights: once, explicitly, in every family.
+"""Drawing initial weights: once, by a rule of each family's.
 
-The framework's layers draw their parameters when they are made. Every family here draws them again by a rule
-of its own, so the first draw is wasted time; :func:`without_default_init` leaves it out.
+The framework's layers draw their parameters when they are made. Every family here draws them again by a rule of its
+own, so the first draw is wasted time; :class:`without_default_init` leaves it out. The functions below are what the
+rules are made of; :mod:`torch.nn.init` is not used in this package, for its functions do not draw side by side.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -36,8 +40,9 @@ INSIDE = threading.local()
 class without_default_init(TorchFunctionMode):  # noqa: N801 - used as a context manager, like torch.no_grad
     """Within it, layers are made without drawing their parameters: the memory is there, its content is not.
 
-    Only functions of :mod:`torch.nn.init` are left out, in this thread only. Whatever is made inside must be
-    initialised afterwards; :meth:`Classifier.reset_parameters <convzoo.models.Classifier.reset_parameters>` does it.
+    Left out is what the framework's own layers ask of :mod:`torch.nn.init`, in this thread only; other code that calls
+    these functions gets what it asks for. :meth:`Classifier.build <convzoo.models.Classifier.build>` opens it, then
+    draws by the family's rule, then calls :meth:`make_up` for the parameters that the rule did not touch.
 
     Example:
         >>> with without_default_init():
@@ -45,6 +50,16 @@ class without_default_init(TorchFunctionMode):  # noqa: N801 - used as a context
         >>> he_normal_(layer).weight.shape
         torch.Size([2, 3])
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left_out: list[tuple[Tensor, int | None, Callable[[], object]]] = []
+
+    def make_up(self) -> None:
+        """Draw what was left out and has not been written since, as the framework would have."""
+        for tensor, version, function in self._left_out:
+            if _is_untouched(tensor, version):
+                function()
 
     def __enter__(self) -> Any:
         self._before = getattr(INSIDE, "yes", False)
@@ -61,9 +76,29 @@ class without_default_init(TorchFunctionMode):  # noqa: N801 - used as a context
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        if getattr(func, "__module__", None) == "torch.nn.init" and _asked_by_a_layer():
+            tensor: Tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
+            if not tensor.is_meta and tensor.numel():
+                version = None if tensor.is_inference() else tensor._version
+                if version is None:  # tensors of inference mode do not count how often they are written
+                    tensor.fill_(math.nan)
+                self._left_out.append((tensor, version, functools.partial(func, *args, **kwargs)))
+            return tensor
         return func(*args, **kwargs)
+
+
+def _is_untouched(tensor: Tensor, version: int | None) -> bool:
+    return bool(tensor.view(-1)[0].isnan()) if version is None else tensor._version == version
+
+
+def _asked_by_a_layer() -> bool:
+    """Whether the function of :mod:`torch.nn.init` that is running was called by one of the framework's layers."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") != "torch.nn.init":
+        frame = frame.f_back
+    while frame is not None and frame.f_globals.get("__name__") == "torch.nn.init":
+        frame = frame.f_back
+    return frame is not None and frame.f_globals.get("__name__", "").startswith("torch.nn.modules.")
 
 
 class without_numbers(without_default_init):  # noqa: N801

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from ..registry import register
 from ._base import Classifier, check_pooled, global_pool, note
 from ._config import ModelConfig, Rate
-from ._init import centred_sigmoid_, he_normal_, identity_, normal_, without_default_init
+from ._init import centred_sigmoid_, he_normal_, identity_, normal_
 
 
 @dataclass(kw_only=True)
@@ -136,19 +136,17 @@ class AblationCNN(Classifier):
         self.fixed_size = not config.gap
         self.cam_method = "cam" if config.gap and config.global_pool == "avg" else "hires_cam"
         height, width = (side // 32 for side in self.img_size)
-        with without_default_init():
-            self.pool = nn.MaxPool2d(2)
-            self.stage1 = make_stage(1, config)
-            self.stage2 = make_stage(2, config)
-            self.stage3 = make_stage(3, config)
-            self.stage4 = make_stage(4, config)
-            self.stage5 = make_stage(5, config)
-            self.stage6 = make_stage(6, config)
-            self.fc1 = nn.Identity() if config.gap else nn.Linear(1024 * height * width, 1024)
-            self.activation = nn.Identity() if config.gap else make_activation(config)
-            self.drop = nn.Dropout(config.drop_rate)
-            self.fc = self.make_classifier(config.num_classes)
-        self.reset_parameters()
+        self.pool = nn.MaxPool2d(2)
+        self.stage1 = make_stage(1, config)
+        self.stage2 = make_stage(2, config)
+        self.stage3 = make_stage(3, config)
+        self.stage4 = make_stage(4, config)
+        self.stage5 = make_stage(5, config)
+        self.stage6 = make_stage(6, config)
+        self.fc1 = nn.Identity() if config.gap else nn.Linear(1024 * height * width, 1024)
+        self.activation = nn.Identity() if config.gap else make_activation(config)
+        self.drop = nn.Dropout(config.drop_rate)
+        self.fc = self.make_classifier(config.num_classes)
 
     def init_weights(self, module: nn.Module) -> None:
         """For sigmoids, on their slope; for leaky ReLU, He et al. 2015; the last layer starts small."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..registry import register
 from ._base import Classifier, note
 from ._config import ModelConfig, Rate
-from ._init import he_normal_, normal_, without_default_init
+from ._init import he_normal_, normal_
 
 
 @dataclass(kw_only=True)
@@ -64,19 +64,17 @@ class AlexNet(Classifier):
 
     def __init__(self, config: AlexNetConfig) -> None:
         super().__init__(config, min_size=63, min_size_why="an 11x11 convolution of stride 4 and three 3x3/2 poolings")
-        with without_default_init():
-            self.features = nn.Sequential(*self.make_features(config))
-            self.avgpool = nn.AdaptiveAvgPool2d(6)
-            self.classifier = nn.Sequential(
-                nn.Dropout(config.drop_rate),
-                nn.Linear(256 * 6 * 6, 4096),
-                nn.ReLU(inplace=True),
-                nn.Dropout(config.drop_rate),
-                nn.Linear(4096, 4096),
-                nn.ReLU(inplace=True),
-                self.make_classifier(config.num_classes),
-            )
-        self.reset_parameters()
+        self.features = nn.Sequential(*self.make_features(config))
+        self.avgpool = nn.AdaptiveAvgPool2d(6)
+        self.classifier = nn.Sequential(
+            nn.Dropout(config.drop_rate),
+            nn.Linear(256 * 6 * 6, 4096),
+            nn.ReLU(inplace=True),
+            nn.Dropout(config.drop_rate),
+            nn.Linear(4096, 4096),
+            nn.ReLU(inplace=True),
+            self.make_classifier(config.num_classes),
+        )
 
     @staticmethod
     def make_features(config: AlexNetConfig) -> Sequence[nn.Module]:

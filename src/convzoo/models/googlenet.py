@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..registry import register
 from ._base import AuxLogits, Classifier, global_pool, note
 from ._config import ModelConfig, Rate
-from ._init import he_normal_, identity_, normal_, without_default_init
+from ._init import he_normal_, identity_, normal_
 
 
 @dataclass(kw_only=True)
@@ -132,38 +132,36 @@ class GoogLeNet(Classifier):
         super().__init__(config, min_size=smallest, min_size_why="the unpadded poolings leave nothing of less")
         sparse = config.batch_norm == "sparse"
         self.cam_method = "cam" if config.global_pool == "avg" else "hires_cam"
-        with without_default_init():
-            self.conv1 = ConvUnit(config.in_chans, 64, config, kernel=7, stride=2)
-            if sparse:
-                self.conv1.bn = nn.BatchNorm2d(64)
-            self.maxpool1 = nn.MaxPool2d(3, 2, ceil_mode=True)
-            # alpha, beta and k are those of the authors' published model file; the paper does not give them
-            self.lrn1 = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0) if config.lrn else nn.Identity()
-            self.conv2 = ConvUnit(64, 64, config)
-            self.conv3 = ConvUnit(64, 192, config, kernel=3)
-            self.lrn2 = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0) if config.lrn else nn.Identity()
-            self.maxpool2 = nn.MaxPool2d(3, 2, ceil_mode=True)
-            # table 1: 1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; pool projection
-            self.inception3a = Inception(192, (64, 96, 128, 16, 32, 32), config)
-            self.inception3b = Inception(256, (128, 128, 192, 32, 96, 64), config)
-            self.norm3b = nn.BatchNorm2d(480) if sparse else nn.Identity()
-            self.maxpool3 = nn.MaxPool2d(3, 2, ceil_mode=True)
-            self.inception4a = Inception(480, (192, 96, 208, 16, 48, 64), config)
-            self.inception4b = Inception(512, (160, 112, 224, 24, 64, 64), config)
-            self.inception4c = Inception(512, (128, 128, 256, 24, 64, 64), config)
-            self.inception4d = Inception(512, (112, 144, 288, 32, 64, 64), config)
-            self.inception4e = Inception(528, (256, 160, 320, 32, 128, 128), config)
-            self.maxpool4 = nn.MaxPool2d(int(config.last_pool[0]), 2, ceil_mode=True)
-            self.inception5a = Inception(832, (256, 160, 320, 32, 128, 128), config)
-            self.inception5b = Inception(832, (384, 192, 384, 48, 128, 128), config)
-            self.norm5b = nn.BatchNorm2d(1024) if sparse else nn.Identity()
-            if config.aux:
-                self.aux_heads = ("aux1", "aux2")
-                self.aux1 = AuxHead(512, config)
-                self.aux2 = AuxHead(528, config)
-            self.dropout = nn.Dropout(config.drop_rate)
-            self.fc = self.make_classifier(config.num_classes)
-        self.reset_parameters()
+        self.conv1 = ConvUnit(config.in_chans, 64, config, kernel=7, stride=2)
+        if sparse:
+            self.conv1.bn = nn.BatchNorm2d(64)
+        self.maxpool1 = nn.MaxPool2d(3, 2, ceil_mode=True)
+        # alpha, beta and k are those of the authors' published model file; the paper does not give them
+        self.lrn1 = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0) if config.lrn else nn.Identity()
+        self.conv2 = ConvUnit(64, 64, config)
+        self.conv3 = ConvUnit(64, 192, config, kernel=3)
+        self.lrn2 = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0) if config.lrn else nn.Identity()
+        self.maxpool2 = nn.MaxPool2d(3, 2, ceil_mode=True)
+        # table 1: 1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; pool projection
+        self.inception3a = Inception(192, (64, 96, 128, 16, 32, 32), config)
+        self.inception3b = Inception(256, (128, 128, 192, 32, 96, 64), config)
+        self.norm3b = nn.BatchNorm2d(480) if sparse else nn.Identity()
+        self.maxpool3 = nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.inception4a = Inception(480, (192, 96, 208, 16, 48, 64), config)
+        self.inception4b = Inception(512, (160, 112, 224, 24, 64, 64), config)
+        self.inception4c = Inception(512, (128, 128, 256, 24, 64, 64), config)
+        self.inception4d = Inception(512, (112, 144, 288, 32, 64, 64), config)
+        self.inception4e = Inception(528, (256, 160, 320, 32, 128, 128), config)
+        self.maxpool4 = nn.MaxPool2d(int(config.last_pool[0]), 2, ceil_mode=True)
+        self.inception5a = Inception(832, (256, 160, 320, 32, 128, 128), config)
+        self.inception5b = Inception(832, (384, 192, 384, 48, 128, 128), config)
+        self.norm5b = nn.BatchNorm2d(1024) if sparse else nn.Identity()
+        if config.aux:
+            self.aux_heads = ("aux1", "aux2")
+            self.aux1 = AuxHead(512, config)
+            self.aux2 = AuxHead(528, config)
+        self.dropout = nn.Dropout(config.drop_rate)
+        self.fc = self.make_classifier(config.num_classes)
 
     def init_weights(self, module: nn.Module) -> None:
         """He et al. 2015; the last layers start small."""

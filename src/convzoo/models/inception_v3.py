@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from ..registry import register
 from ._base import AuxLogits, Classifier, global_average, global_pool, note
 from ._config import ModelConfig, Rate
-from ._init import he_normal_, identity_, normal_, without_default_init
+from ._init import he_normal_, identity_, normal_
 
 
 @dataclass(kw_only=True)
@@ -209,31 +209,29 @@ class InceptionV3(Classifier):
     def __init__(self, config: InceptionV3Config) -> None:
         super().__init__(config, min_size=75, min_size_why="five halvings without padding")
         self.cam_method = "cam" if config.global_pool == "avg" else "hires_cam"
-        with without_default_init():
-            self.Conv2d_1a_3x3 = ConvUnit(config.in_chans, 32, 3, 2)
-            self.Conv2d_2a_3x3 = ConvUnit(32, 32, 3)
-            self.Conv2d_2b_3x3 = ConvUnit(32, 64, 3, padding=1)
-            self.maxpool1 = nn.MaxPool2d(3, 2)
-            self.Conv2d_3b_1x1 = ConvUnit(64, 80)
-            self.Conv2d_4a_3x3 = ConvUnit(80, 192, 3)
-            self.maxpool2 = nn.MaxPool2d(3, 2)
-            self.Mixed_5b = InceptionA(192, 32)
-            self.Mixed_5c = InceptionA(256, 64)
-            self.Mixed_5d = InceptionA(288, 64)
-            self.Mixed_6a = InceptionB(288)
-            self.Mixed_6b = InceptionC(768, 128)
-            self.Mixed_6c = InceptionC(768, 160)
-            self.Mixed_6d = InceptionC(768, 160)
-            self.Mixed_6e = InceptionC(768, 192)
-            if config.aux:
-                self.aux_heads = ("AuxLogits",)
-                self.AuxLogits = AuxHead(768, config.num_classes)
-            self.Mixed_7a = InceptionD(768)
-            self.Mixed_7b = InceptionE(1280)
-            self.Mixed_7c = InceptionE(2048)
-            self.dropout = nn.Dropout(config.drop_rate)
-            self.fc = self.make_classifier(config.num_classes)
-        self.reset_parameters()
+        self.Conv2d_1a_3x3 = ConvUnit(config.in_chans, 32, 3, 2)
+        self.Conv2d_2a_3x3 = ConvUnit(32, 32, 3)
+        self.Conv2d_2b_3x3 = ConvUnit(32, 64, 3, padding=1)
+        self.maxpool1 = nn.MaxPool2d(3, 2)
+        self.Conv2d_3b_1x1 = ConvUnit(64, 80)
+        self.Conv2d_4a_3x3 = ConvUnit(80, 192, 3)
+        self.maxpool2 = nn.MaxPool2d(3, 2)
+        self.Mixed_5b = InceptionA(192, 32)
+        self.Mixed_5c = InceptionA(256, 64)
+        self.Mixed_5d = InceptionA(288, 64)
+        self.Mixed_6a = InceptionB(288)
+        self.Mixed_6b = InceptionC(768, 128)
+        self.Mixed_6c = InceptionC(768, 160)
+        self.Mixed_6d = InceptionC(768, 160)
+        self.Mixed_6e = InceptionC(768, 192)
+        if config.aux:
+            self.aux_heads = ("AuxLogits",)
+            self.AuxLogits = AuxHead(768, config.num_classes)
+        self.Mixed_7a = InceptionD(768)
+        self.Mixed_7b = InceptionE(1280)
+        self.Mixed_7c = InceptionE(2048)
+        self.dropout = nn.Dropout(config.drop_rate)
+        self.fc = self.make_classifier(config.num_classes)
 
     def init_weights(self, module: nn.Module) -> None:
         """He et al. 2015; the last layers start small."""

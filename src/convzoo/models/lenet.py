@@ -30,7 +30,7 @@ from .._checks import check_img_size
 from ..registry import register
 from ._base import Classifier, note
 from ._config import ModelConfig
-from ._init import centred_sigmoid_, copy_, fans, he_normal_, uniform_, without_default_init
+from ._init import centred_sigmoid_, copy_, fans, he_normal_, uniform_
 
 
 @dataclass(kw_only=True)
@@ -94,19 +94,17 @@ class LeNet5(Classifier):
         super().__init__(config, min_size=16, min_size_why="two unpadded 5x5 convolutions and 2x2 poolings")
         padding = padding_for(self.img_size)
         height, width = (((side + 2 * padding - 4) // 2 - 4) // 2 for side in self.img_size)
-        with without_default_init():
-            self.conv1 = nn.Conv2d(config.in_chans, 6, 5, padding=padding)
-            self.relu1 = nn.ReLU()
-            self.pool1 = nn.MaxPool2d(2)
-            self.conv2 = nn.Conv2d(6, 16, 5)
-            self.relu2 = nn.ReLU()
-            self.pool2 = nn.MaxPool2d(2)
-            self.fc1 = nn.Linear(16 * height * width, 120)
-            self.relu3 = nn.ReLU()
-            self.fc2 = nn.Linear(120, 84)
-            self.relu4 = nn.ReLU()
-            self.fc3 = self.make_classifier(config.num_classes)
-        self.reset_parameters()
+        self.conv1 = nn.Conv2d(config.in_chans, 6, 5, padding=padding)
+        self.relu1 = nn.ReLU()
+        self.pool1 = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.relu2 = nn.ReLU()
+        self.pool2 = nn.MaxPool2d(2)
+        self.fc1 = nn.Linear(16 * height * width, 120)
+        self.relu3 = nn.ReLU()
+        self.fc2 = nn.Linear(120, 84)
+        self.relu4 = nn.ReLU()
+        self.fc3 = self.make_classifier(config.num_classes)
 
     def init_weights(self, module: nn.Module) -> None:
         """He et al. 2015: made for ReLU."""
@@ -222,21 +220,19 @@ class LeNet5From1998(Classifier):
         why = "C1 to C5 shrink 32x32 to one pixel; 28x28 is padded"
         super().__init__(config, min_size=28 if padding else 32, min_size_why=why)
         height, width = (((side + 2 * padding - 4) // 2 - 4) // 2 - 4 for side in self.img_size)
-        with without_default_init():
-            self.c1 = nn.Conv2d(config.in_chans, 6, 5, padding=padding)
-            self.squash1 = ScaledTanh()
-            self.s2 = SubSampling(6)
-            self.squash2 = ScaledTanh()
-            self.c3 = TableConvolution()
-            self.squash3 = ScaledTanh()
-            self.s4 = SubSampling(16)
-            self.squash4 = ScaledTanh()
-            self.c5 = nn.Conv2d(16, 120, 5)
-            self.squash5 = ScaledTanh()
-            self.f6 = nn.Linear(120 * height * width, 84)
-            self.squash6 = ScaledTanh()
-            self.output = self.make_classifier(config.num_classes)
-        self.reset_parameters()
+        self.c1 = nn.Conv2d(config.in_chans, 6, 5, padding=padding)
+        self.squash1 = ScaledTanh()
+        self.s2 = SubSampling(6)
+        self.squash2 = ScaledTanh()
+        self.c3 = TableConvolution()
+        self.squash3 = ScaledTanh()
+        self.s4 = SubSampling(16)
+        self.squash4 = ScaledTanh()
+        self.c5 = nn.Conv2d(16, 120, 5)
+        self.squash5 = ScaledTanh()
+        self.f6 = nn.Linear(120 * height * width, 84)
+        self.squash6 = ScaledTanh()
+        self.output = self.make_classifier(config.num_classes)
 
     def make_classifier(self, num_classes: int) -> nn.Module:
         return RadialBasis(num_classes) if num_classes else nn.Identity()
@@ -279,19 +275,17 @@ class LeNetSigmoid(Classifier):
     def __init__(self, config: LeNetConfig) -> None:
         super().__init__(config, min_size=28, min_size_why="unpadded convolutions of 5, 5 and 4 pixels, two poolings")
         height, width = (((side - 4) // 2 - 4) // 2 - 3 for side in self.img_size)
-        with without_default_init():
-            self.conv1 = nn.Conv2d(config.in_chans, 6, 5)
-            self.sigmoid1 = nn.Sigmoid()
-            self.pool1 = nn.MaxPool2d(2)
-            self.conv2 = nn.Conv2d(6, 16, 5)
-            self.sigmoid2 = nn.Sigmoid()
-            self.pool2 = nn.MaxPool2d(2)
-            self.conv3 = nn.Conv2d(16, 120, 4)
-            self.sigmoid3 = nn.Sigmoid()
-            self.fc1 = nn.Linear(120 * height * width, 84)
-            self.sigmoid4 = nn.Sigmoid()
-            self.fc2 = self.make_classifier(config.num_classes)
-        self.reset_parameters()
+        self.conv1 = nn.Conv2d(config.in_chans, 6, 5)
+        self.sigmoid1 = nn.Sigmoid()
+        self.pool1 = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.sigmoid2 = nn.Sigmoid()
+        self.pool2 = nn.MaxPool2d(2)
+        self.conv3 = nn.Conv2d(16, 120, 4)
+        self.sigmoid3 = nn.Sigmoid()
+        self.fc1 = nn.Linear(120 * height * width, 84)
+        self.sigmoid4 = nn.Sigmoid()
+        self.fc2 = self.make_classifier(config.num_classes)
 
     def init_weights(self, module: nn.Module) -> None:
         """Every layer but the first reads outputs of a sigmoid."""

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ..registry import register
 from ._base import Classifier, note
 from ._config import ModelConfig, Rate
-from ._init import he_normal_, identity_, normal_, without_default_init
+from ._init import he_normal_, identity_, normal_
 
 
 @dataclass(kw_only=True)
@@ -81,20 +81,18 @@ class MnistNet(MnistClassifier):
     def __init__(self, config: MnistNetConfig) -> None:
         super().__init__(config, min_size=16, min_size_why="two unpadded 5x5 convolutions and 2x2 poolings")
         height, width = (((side - 4) // 2 - 4) // 2 for side in self.img_size)
-        with without_default_init():
-            self.conv1 = nn.Conv2d(config.in_chans, 10, 5)
-            self.pool1 = nn.MaxPool2d(2)
-            self.relu1 = nn.ReLU()
-            self.conv2 = nn.Conv2d(10, 20, 5)
-            self.drop1 = nn.Dropout2d(config.drop_rate)
-            self.pool2 = nn.MaxPool2d(2)
-            self.relu2 = nn.ReLU()
-            self.fc1 = nn.Linear(20 * height * width, 50)
-            self.relu3 = nn.ReLU()
-            self.drop2 = nn.Dropout(config.drop_rate)
-            self.fc2 = self.make_classifier(config.num_classes)
+        self.conv1 = nn.Conv2d(config.in_chans, 10, 5)
+        self.pool1 = nn.MaxPool2d(2)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(10, 20, 5)
+        self.drop1 = nn.Dropout2d(config.drop_rate)
+        self.pool2 = nn.MaxPool2d(2)
+        self.relu2 = nn.ReLU()
+        self.fc1 = nn.Linear(20 * height * width, 50)
+        self.relu3 = nn.ReLU()
+        self.drop2 = nn.Dropout(config.drop_rate)
+        self.fc2 = self.make_classifier(config.num_classes)
         self.log_softmax = config.log_softmax
-        self.reset_parameters()
 
     def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
@@ -126,19 +124,17 @@ class BasicCNN(MnistClassifier):
         super().__init__(config, min_size=22, min_size_why="three unpadded 3x3 convolutions and 2x2 poolings")
         height, width = ((((side - 2) // 2 - 2) // 2 - 2) // 2 for side in self.img_size)
         self.num_features = 128 * height * width
-        with without_default_init():
-            self.conv1 = nn.Conv2d(config.in_chans, 128, 3)
-            self.pool1 = nn.MaxPool2d(2)
-            self.relu1 = nn.ReLU()
-            self.conv2 = nn.Conv2d(128, 256, 3)
-            self.pool2 = nn.MaxPool2d(2)
-            self.relu2 = nn.ReLU()
-            self.conv3 = nn.Conv2d(256, 128, 3)
-            self.pool3 = nn.MaxPool2d(2)
-            self.relu3 = nn.ReLU()
-            self.norm = nn.LayerNorm(self.num_features)
-            self.fc = self.make_classifier(config.num_classes)
-        self.reset_parameters()
+        self.conv1 = nn.Conv2d(config.in_chans, 128, 3)
+        self.pool1 = nn.MaxPool2d(2)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(128, 256, 3)
+        self.pool2 = nn.MaxPool2d(2)
+        self.relu2 = nn.ReLU()
+        self.conv3 = nn.Conv2d(256, 128, 3)
+        self.pool3 = nn.MaxPool2d(2)
+        self.relu3 = nn.ReLU()
+        self.norm = nn.LayerNorm(self.num_features)
+        self.fc = self.make_classifier(config.num_classes)
 
     def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
@@ -184,21 +180,19 @@ class InceptionCNN(MnistClassifier):
     def __init__(self, config: MnistConfig) -> None:
         super().__init__(config, min_size=10, min_size_why="two unpadded 3x3 convolutions and 2x2 poolings")
         height, width = (((side - 2) // 2 - 2) // 2 for side in self.img_size)
-        with without_default_init():
-            self.conv1 = nn.Conv2d(config.in_chans, 12, 3)
-            self.pool1 = nn.MaxPool2d(2)
-            self.relu1 = nn.ReLU()
-            self.block1 = InceptionBlock(12)
-            self.conv2 = nn.Conv2d(88, 24, 3)
-            self.pool2 = nn.MaxPool2d(2)
-            self.relu2 = nn.ReLU()
-            self.block2 = InceptionBlock(24)
-            self.norm1 = nn.LayerNorm(88 * height * width)
-            self.fc1 = nn.Linear(88 * height * width, 512)
-            self.relu3 = nn.ReLU()
-            self.norm2 = nn.LayerNorm(512)
-            self.fc2 = self.make_classifier(config.num_classes)
-        self.reset_parameters()
+        self.conv1 = nn.Conv2d(config.in_chans, 12, 3)
+        self.pool1 = nn.MaxPool2d(2)
+        self.relu1 = nn.ReLU()
+        self.block1 = InceptionBlock(12)
+        self.conv2 = nn.Conv2d(88, 24, 3)
+        self.pool2 = nn.MaxPool2d(2)
+        self.relu2 = nn.ReLU()
+        self.block2 = InceptionBlock(24)
+        self.norm1 = nn.LayerNorm(88 * height * width)
+        self.fc1 = nn.Linear(88 * height * width, 512)
+        self.relu3 = nn.ReLU()
+        self.norm2 = nn.LayerNorm(512)
+        self.fc2 = self.make_classifier(config.num_classes)
 
     def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
@@ -237,18 +231,16 @@ class ResidualCNN(MnistClassifier):
         super().__init__(config, min_size=16, min_size_why="two unpadded 5x5 convolutions and 2x2 poolings")
         height, width = (((side - 4) // 2 - 4) // 2 for side in self.img_size)
         self.num_features = 24 * height * width
-        with without_default_init():
-            self.conv1 = nn.Conv2d(config.in_chans, 12, 5)
-            self.pool1 = nn.MaxPool2d(2)
-            self.relu1 = nn.ReLU()
-            self.block1 = PlainResidualBlock(12)
-            self.conv2 = nn.Conv2d(12, 24, 5)
-            self.pool2 = nn.MaxPool2d(2)
-            self.relu2 = nn.ReLU()
-            self.block2 = PlainResidualBlock(24)
-            self.norm = nn.LayerNorm(self.num_features)
-            self.fc = self.make_classifier(config.num_classes)
-        self.reset_parameters()
+        self.conv1 = nn.Conv2d(config.in_chans, 12, 5)
+        self.pool1 = nn.MaxPool2d(2)
+        self.relu1 = nn.ReLU()
+        self.block1 = PlainResidualBlock(12)
+        self.conv2 = nn.Conv2d(12, 24, 5)
+        self.pool2 = nn.MaxPool2d(2)
+        self.relu2 = nn.ReLU()
+        self.block2 = PlainResidualBlock(24)
+        self.norm = nn.LayerNorm(self.num_features)
+        self.fc = self.make_classifier(config.num_classes)
 
     def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)

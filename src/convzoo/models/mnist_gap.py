@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ..registry import register
 from ._base import global_pool, note
 from ._config import Rate
-from ._init import without_default_init
 from .mnist import MnistClassifier, MnistConfig
 
 
@@ -65,20 +64,18 @@ class FcnGap(MnistClassifier):
         third = config.head != "conv_then_gap"  # there the classifier is the third convolution
         self.stages = {name: path for name, path in type(self).stages.items() if third or path != "relu3"}
         self.feature_layers = tuple(self.stages.values())
-        with without_default_init():
-            self.conv1 = nn.Conv2d(config.in_chans, 24, 3)
-            self.bn1 = nn.BatchNorm2d(24)
-            self.relu1 = nn.ReLU(inplace=True)
-            self.conv2 = nn.Conv2d(24, 48, 3)
-            self.bn2 = nn.BatchNorm2d(48)
-            self.relu2 = nn.ReLU(inplace=True)
-            self.conv3 = nn.Conv2d(48, 48, 3) if third else nn.Identity()
-            self.bn3 = nn.BatchNorm2d(48) if third else nn.Identity()
-            self.relu3 = nn.ReLU(inplace=True) if third else nn.Identity()
-            self.norm = nn.LayerNorm(48) if config.head == "linear" else nn.Identity()
-            self.drop = nn.Dropout(config.drop_rate)
-            self.fc = self.make_classifier(config.num_classes)
-        self.reset_parameters()
+        self.conv1 = nn.Conv2d(config.in_chans, 24, 3)
+        self.bn1 = nn.BatchNorm2d(24)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(24, 48, 3)
+        self.bn2 = nn.BatchNorm2d(48)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.conv3 = nn.Conv2d(48, 48, 3) if third else nn.Identity()
+        self.bn3 = nn.BatchNorm2d(48) if third else nn.Identity()
+        self.relu3 = nn.ReLU(inplace=True) if third else nn.Identity()
+        self.norm = nn.LayerNorm(48) if config.head == "linear" else nn.Identity()
+        self.drop = nn.Dropout(config.drop_rate)
+        self.fc = self.make_classifier(config.num_classes)
 
     def make_classifier(self, num_classes: int) -> nn.Module:
         if num_classes == 0 or self.config.head == "linear":
@@ -136,20 +133,18 @@ class MnistResNet(MnistClassifier):
     def __init__(self, config: PooledMnistConfig) -> None:
         super().__init__(config)
         self.cam_method = "cam" if config.global_pool == "avg" else "hires_cam"
-        with without_default_init():
-            self.conv1 = nn.Conv2d(config.in_chans, 64, 1)
-            self.bn1 = nn.BatchNorm2d(64)
-            self.relu1 = nn.ReLU(inplace=True)
-            self.block1 = NormedResidualBlock(64)
-            self.conv2 = nn.Conv2d(64, 128, 1)
-            self.bn2 = nn.BatchNorm2d(128)
-            self.relu2 = nn.ReLU(inplace=True)
-            self.block2 = NormedResidualBlock(128)
-            self.block3 = NormedResidualBlock(128)
-            self.norm = nn.LayerNorm(128)
-            self.drop = nn.Dropout(config.drop_rate)
-            self.fc = self.make_classifier(config.num_classes)
-        self.reset_parameters()
+        self.conv1 = nn.Conv2d(config.in_chans, 64, 1)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.block1 = NormedResidualBlock(64)
+        self.conv2 = nn.Conv2d(64, 128, 1)
+        self.bn2 = nn.BatchNorm2d(128)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.block2 = NormedResidualBlock(128)
+        self.block3 = NormedResidualBlock(128)
+        self.norm = nn.LayerNorm(128)
+        self.drop = nn.Dropout(config.drop_rate)
+        self.fc = self.make_classifier(config.num_classes)
 
     def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..registry import register
 from ._base import Classifier, note
 from ._config import ModelConfig, Rate
-from ._init import he_normal_, identity_, normal_, without_default_init
+from ._init import he_normal_, identity_, normal_
 
 
 @dataclass(kw_only=True)
@@ -180,29 +180,25 @@ class ResNet(Classifier):
         block = BasicBlock if config.block == "basic" else Bottleneck
         self.num_features = 512 * block.expansion
         self.cam_method = "cam" if config.global_pool == "avg" else "hires_cam"
-        with without_default_init():
-            if config.stem == "imagenet":
-                self.conv1 = nn.Conv2d(config.in_chans, 64, 7, 2, 3, bias=False)
-            else:
-                self.conv1 = nn.Conv2d(config.in_chans, 64, 3, 1, 1, bias=False)
-            self.bn1 = nn.BatchNorm2d(64)
-            self.relu = nn.ReLU(inplace=True)
-            self.maxpool = nn.MaxPool2d(3, 2, 1) if config.stem == "imagenet" else nn.Identity()
-            depths, wide = config.depths, block.expansion
-            # a stride that is left out becomes a dilation of what follows it
-            stride3, stride4 = 2 if config.output_stride >= 16 else 1, 2 if config.output_stride == 32 else 1
-            dilation3 = 2 // stride3
-            dilation4 = dilation3 * 2 // stride4
-            self.layer1 = make_layer(config, 64, 64, depths[0], stride=1, dilations=(1, 1))
-            self.layer2 = make_layer(config, 64 * wide, 128, depths[1], stride=2, dilations=(1, 1))
-            self.layer3 = make_layer(config, 128 * wide, 256, depths[2], stride=stride3, dilations=(1, dilation3))
-            self.layer4 = make_layer(
-                config, 256 * wide, 512, depths[3], stride=stride4, dilations=(dilation3, dilation4)
-            )
-            self.avgpool = nn.AdaptiveAvgPool2d(1) if config.global_pool == "avg" else nn.AdaptiveMaxPool2d(1)
-            self.drop = nn.Dropout(config.drop_rate)
-            self.fc = self.make_classifier(config.num_classes)
-        self.reset_parameters()
+        if config.stem == "imagenet":
+            self.conv1 = nn.Conv2d(config.in_chans, 64, 7, 2, 3, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(config.in_chans, 64, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if config.stem == "imagenet" else nn.Identity()
+        depths, wide = config.depths, block.expansion
+        # a stride that is left out becomes a dilation of what follows it
+        stride3, stride4 = 2 if config.output_stride >= 16 else 1, 2 if config.output_stride == 32 else 1
+        dilation3 = 2 // stride3
+        dilation4 = dilation3 * 2 // stride4
+        self.layer1 = make_layer(config, 64, 64, depths[0], stride=1, dilations=(1, 1))
+        self.layer2 = make_layer(config, 64 * wide, 128, depths[1], stride=2, dilations=(1, 1))
+        self.layer3 = make_layer(config, 128 * wide, 256, depths[2], stride=stride3, dilations=(1, dilation3))
+        self.layer4 = make_layer(config, 256 * wide, 512, depths[3], stride=stride4, dilations=(dilation3, dilation4))
+        self.avgpool = nn.AdaptiveAvgPool2d(1) if config.global_pool == "avg" else nn.AdaptiveMaxPool2d(1)
+        self.drop = nn.Dropout(config.drop_rate)
+        self.fc = self.make_classifier(config.num_classes)
 
     def init_weights(self, module: nn.Module) -> None:
         """He et al. 2015 by the fan out, which suits a net that halves its maps; a small linear layer."""

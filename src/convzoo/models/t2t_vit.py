@@ -27,7 +27,7 @@ from .._modules import autocast_off
 from ..registry import register
 from ._base import Classifier
 from ._config import ModelConfig, Rate
-from ._init import copy_, identity_, normal_, orthogonal, without_default_init
+from ._init import copy_, identity_, normal_, orthogonal
 
 KERNELS = (7, 3, 3)  # sides of the windows of the three soft splits
 TOKEN_DIM = 64  # width of a token between the splits
@@ -305,18 +305,16 @@ class T2TViT(Classifier):
         self.num_features = config.embed_dim
         length = 1 + (self.img_size[0] // side) ** 2
         rates = [config.drop_path_rate * index / max(config.depth - 1, 1) for index in range(config.depth)]
-        with without_default_init():
-            self.cls_token = nn.Parameter(torch.empty(1, 1, config.embed_dim))
-            self.pos_embed = nn.Parameter(torch.empty(1, length, config.embed_dim), requires_grad=False)
-            self.tokens_to_token = TokensToToken(config)
-            self.pos_drop = nn.Dropout(config.drop_rate)
-            self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
-            self.norm = nn.LayerNorm(config.embed_dim)
-            self.head = self.make_classifier(config.num_classes)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, config.embed_dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, length, config.embed_dim), requires_grad=False)
+        self.tokens_to_token = TokensToToken(config)
+        self.pos_drop = nn.Dropout(config.drop_rate)
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.norm = nn.LayerNorm(config.embed_dim)
+        self.head = self.make_classifier(config.num_classes)
         self.cam_layer = f"blocks.{config.depth - 1}.norm1"  # behind it, only the class token has a gradient
         self.feature_layers = ("tokens_to_token.attention1", "tokens_to_token.attention2", "norm")
         self.stages = {"stem": "tokens_to_token", **{f"block{n + 1}": f"blocks.{n}" for n in range(config.depth)}}
-        self.reset_parameters()
 
     def leave_out_after(self, path: str, stand_in: nn.Module) -> None:
         super().leave_out_after(path, stand_in)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..registry import register
 from ._base import Classifier, check_pooled, note
 from ._config import ModelConfig, Rate
-from ._init import he_normal_, identity_, normal_, without_default_init
+from ._init import he_normal_, identity_, normal_
 
 
 @dataclass(kw_only=True)
@@ -86,28 +86,26 @@ class VGG(Classifier):
         self.classifier_name = "classifier.6" if config.head == "fc" else "classifier.0"
         self.cam_method = "cam" if config.head == "gap" and config.global_pool == "avg" else "hires_cam"
         self.pools: list[int] = []  # places of the poolings in ``features``
-        with without_default_init():
-            self.features = self._make_features(config)
-            if config.global_pool == "avg":
-                self.avgpool: nn.Module = nn.AdaptiveAvgPool2d(7 if config.head == "fc" else 1)
-            else:
-                self.avgpool = nn.AdaptiveMaxPool2d(1)
-            if config.head == "gap":
-                self.classifier = nn.Sequential(self.make_classifier(config.num_classes))
-            else:
-                self.classifier = nn.Sequential(
-                    nn.Linear(512 * 7 * 7, 4096),
-                    nn.ReLU(inplace=True),
-                    nn.Dropout(config.drop_rate),
-                    nn.Linear(4096, 4096),
-                    nn.ReLU(inplace=True),
-                    nn.Dropout(config.drop_rate),
-                    self.make_classifier(config.num_classes),
-                )
+        self.features = self._make_features(config)
+        if config.global_pool == "avg":
+            self.avgpool: nn.Module = nn.AdaptiveAvgPool2d(7 if config.head == "fc" else 1)
+        else:
+            self.avgpool = nn.AdaptiveMaxPool2d(1)
+        if config.head == "gap":
+            self.classifier = nn.Sequential(self.make_classifier(config.num_classes))
+        else:
+            self.classifier = nn.Sequential(
+                nn.Linear(512 * 7 * 7, 4096),
+                nn.ReLU(inplace=True),
+                nn.Dropout(config.drop_rate),
+                nn.Linear(4096, 4096),
+                nn.ReLU(inplace=True),
+                nn.Dropout(config.drop_rate),
+                self.make_classifier(config.num_classes),
+            )
         self.cam_layer = f"features.{self.pools[-1] - 1}"
         self.stages = {f"stage{block}": f"features.{pool}" for block, pool in enumerate(self.pools, 1)}
         self.feature_layers = (*(f"features.{pool - 1}" for pool in self.pools), f"features.{self.pools[-1]}")
-        self.reset_parameters()
 
     def _make_features(self, config: VGGConfig) -> nn.Sequential:
         """The blocks; each halves the maps: (N, in_chans, H, W) to (N, 512, H/32, W/32)."""
