@@ -114,6 +114,17 @@ def class_map_layer(model: Classifier) -> str:
     return model.classifier_name if wide else gradient_layer(model)
 
 
+def is_pooled(model: nn.Module, layers: tuple[str, ...]) -> bool:
+    """Whether ``layers`` is the last layer of one of the zoo's nets that pool and apply a linear layer."""
+    return isinstance(model, Classifier) and bool(class_map_layer(model)) and layers == (gradient_layer(model),)
+
+
+def earlier_layers(model: nn.Module, layer: str) -> tuple[str, ...]:
+    """The next layer before ``layer`` that may be explained, if there is one."""
+    paths = cam_layers(model).get("hires_cam", ())
+    return paths[paths.index(layer) + 1 :][:1] if layer in paths else paths[1:2]
+
+
 def walk(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Paths and modules below ``module``; wrappers have no place in the paths, as they have none in a private copy."""
     for name, child in unwrap(module)._modules.items():

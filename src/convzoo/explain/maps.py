@@ -5,11 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .._checks import check_count, shorten
 from .._modules import autocast_off
@@ -18,9 +16,11 @@ from .layers import (
     cam_layers,
     check_model,
     class_map_layer,
+    earlier_layers,
     find_layers,
     gives_attention,
     gradient_layer,
+    is_pooled,
     name_of,
     names_layers,
 )
@@ -28,18 +28,19 @@ from .methods import (
     ATTENTION,
     WEIGHTINGS,
     LinearHead,
+    Method,
+    apply_method,
+    average_layers,
     linear_head,
-    map_of,
     relevance,
     rollout,
     weigh_constant,
     weighted_sum,
 )
 from .result import CAM
-from .run import Pass, check_images, check_logits, gradients, run
-from .targets import Target, call_target, check_target, class_scores, find_classes
+from .run import Pass, check_images, gradients, run_attention
+from .targets import Target, check_target, class_scores, pick_scores
 
-Method = str | Callable[[Tensor, Tensor], Tensor]
 Layer = str | nn.Module
 METHODS = ("auto", "cam", *WEIGHTINGS, *ATTENTION)
 NOISE = 0.1  # standard deviation of the noise that smoothing adds, as a share of an image's range
@@ -192,34 +193,14 @@ def _choose(
 
 def _explain_attention(model: nn.Module, images: Tensor, target: Target, method: str) -> _Answer:
     """The maps of relevance, or of rollout, over all blocks of a transformer."""
-    probabilities: list[Tensor] = []
-
     differentiable = method == "attention"
-
-    def cut(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (inputs[0].detach().requires_grad_(differentiable), *inputs[1:])  # the graph needs nothing before it
-
-    def forward(body: Any, images: Tensor) -> Any:
-        body.blocks[0].register_forward_pre_hook(cut)
-        with torch.set_grad_enabled(differentiable):
-            return body.forward_head(body.forward_features(images, probabilities))
-
-    logits = check_logits(run(model, images, [], forward), len(images))
-    classes, scores = _pick(target, logits)
+    logits, probabilities = run_attention(model, images, differentiable=differentiable)
+    classes, scores = pick_scores(target, logits)
     if differentiable:
         maps = [relevance(probabilities, found) for found in gradients(scores, probabilities)]
     else:
         maps = [rollout(probabilities)] * scores.shape[1]
     return _Answer(torch.stack(maps, 1), logits.detach(), classes, method, "blocks")
-
-
-def _pick(target: Target, logits: Tensor) -> tuple[Tensor | None, Tensor]:
-    """The classes (N, K), None of a callable target, and their scores (N, K), with the graph of ``logits``."""
-    with torch.set_grad_enabled(logits.requires_grad), autocast_off(logits.device):
-        if callable(target):
-            return None, call_target(target, logits)
-        classes = find_classes(target, logits.detach())
-        return classes, class_scores(logits).gather(1, classes)
 
 
 def _explain_layers(
@@ -235,13 +216,13 @@ def _explain_layers(
     """The maps of all other methods: of the linear head behind one layer, or of the gradients at several."""
     seen = Pass(model, images, layers, reshape)
     logits = seen.logits.detach()
-    classes, scores = _pick(target, seen.logits)
+    classes, scores = pick_scores(target, seen.logits)
     with autocast_off(images.device):
         head = None
-        if classes is not None and (method == "cam" or (isinstance(method, str) and _is_pooled(model, layers))):
+        if classes is not None and (method == "cam" or (isinstance(method, str) and is_pooled(model, layers))):
             head = _find_head(model, seen, layers[0])
         if method == "cam" and head is not None and classes is not None:
-            name = class_map_layer(model) if isinstance(model, Classifier) and _is_pooled(model, layers) else layers[0]
+            name = class_map_layer(model) if isinstance(model, Classifier) and is_pooled(model, layers) else layers[0]
             maps = head.maps(seen.activations(layers[0]), None if isinstance(target, str) else classes)
             return _Answer(maps, logits, classes, method, name, head.bias[classes])
         if method == "cam":
@@ -255,13 +236,8 @@ def _explain_layers(
             weights = weigh_constant(name, gradient[None] if isinstance(target, str) else gradient[classes], features)
             maps = weighted_sum(weights, features)
         else:
-            maps = _average(_gradient_maps(model, seen, scores, method))
+            maps = average_layers(_gradient_maps(model, seen, scores, method))
     return _Answer(maps, logits, classes, name, ", ".join(layers))
-
-
-def _is_pooled(model: nn.Module, layers: tuple[str, ...]) -> bool:
-    """Whether ``layers`` is the last layer of one of the zoo's nets that pool and apply a linear layer."""
-    return isinstance(model, Classifier) and bool(class_map_layer(model)) and layers == (gradient_layer(model),)
 
 
 def _find_head(model: nn.Module, seen: Pass, layer: str) -> LinearHead | None:
@@ -269,7 +245,7 @@ def _find_head(model: nn.Module, seen: Pass, layer: str) -> LinearHead | None:
     features, logits = seen.activations(layer), seen.logits.detach()
     norm: nn.Module | None = None
     classifier: nn.Module | None
-    if isinstance(model, Classifier) and _is_pooled(model, (layer,)):
+    if isinstance(model, Classifier) and is_pooled(model, (layer,)):
         classifier, norm = model.get_classifier(), getattr(model, "norm", None)
     else:
         wanted = (logits.shape[1], features.shape[1])
@@ -296,36 +272,11 @@ def _gradient_maps(model: nn.Module, seen: Pass, scores: Tensor, method: Method)
             gradient = gradient.to(activations[path].dtype)
             if bool(gradient.any()):
                 alive.add(path)
-            maps[path].append(_weigh(method, activations[path], gradient))
+            maps[path].append(apply_method(method, activations[path], gradient))
     for path in activations:
         if path not in alive:
             raise ValueError(_no_gradient(model, path))
     return [torch.stack(each, 1) for each in maps.values()]
-
-
-def _weigh(method: Method, activations: Tensor, gradients: Tensor) -> Tensor:
-    """The map (N, h, w) of a method by name, or of a callable, whose answer is checked."""
-    if isinstance(method, str):
-        return map_of(method, activations, gradients)
-    maps = method(activations, gradients)
-    wanted = (activations.shape[0], *activations.shape[2:])
-    if not isinstance(maps, Tensor) or tuple(maps.shape) != wanted:
-        got = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
-        raise ValueError(f"the method given as callable must return maps of shape {wanted}, got {got}")
-    return maps.to(activations.dtype)
-
-
-def _average(maps: list[Tensor]) -> Tensor:
-    """The mean of the maps (N, K, h, w) of several layers, each over its largest absolute value in an image."""
-    if len(maps) == 1:
-        return maps[0]
-    size = max((each.shape[2:] for each in maps), key=lambda shape: shape.numel())
-    total = torch.zeros(())
-    for each in maps:
-        peak = each.abs().amax((1, 2, 3), keepdim=True)
-        scaled = each / torch.where(peak > 0, peak, 1.0)
-        total = total.to(each) + functional.interpolate(scaled, size, mode="bilinear", align_corners=False)
-    return total / len(maps)
 
 
 def _smooth(
@@ -346,7 +297,9 @@ def _check_maps(model: nn.Module, images: Tensor, answer: _Answer) -> None:
     """ValueError for maps that show nothing, a warning for images in which nothing speaks for the predicted class."""
     maps, (height, width) = answer.maps, images.shape[2:]
     if maps.shape[2:].numel() <= 1:
-        earlier = [] if answer.method == "cam" and not isinstance(model, Classifier) else _earlier(model, answer.layer)
+        earlier = (
+            [] if answer.method == "cam" and not isinstance(model, Classifier) else earlier_layers(model, answer.layer)
+        )
         remedies = [] if isinstance(model, Classifier) and model.fixed_size else ["enlarge the images"]
         remedies += [f"pass an earlier layer: layer={path!r}, method='hires_cam'" for path in earlier]
         raise ValueError(
@@ -368,16 +321,10 @@ def _check_maps(model: nn.Module, images: Tensor, answer: _Answer) -> None:
         )
 
 
-def _earlier(model: nn.Module, layer: str) -> tuple[str, ...]:
-    """The next layer before ``layer`` that may be explained, if there is one."""
-    paths = cam_layers(model).get("hires_cam", ())
-    return paths[paths.index(layer) + 1 :][:1] if layer in paths else paths[1:2]
-
-
 def _no_class_map(model: nn.Module, layer: str) -> str:
     """Why ``method="cam"`` does not work here."""
     works = "attention" if gives_attention(model) else "hires_cam"
-    if layer and not _is_pooled(model, (layer,)):
+    if layer and not is_pooled(model, (layer,)):
         return (
             f"{name_of(model)} has no class activation map at {layer!r}: it needs global average pooling followed by "
             f"one linear layer right behind it; pass method='{works}'"

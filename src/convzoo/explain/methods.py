@@ -33,6 +33,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+#: A method by its name, or a callable from activations and gradients (N, C, h, w) to maps (N, h, w).
+Method = str | Callable[[Tensor, Tensor], Tensor]
 #: (gradients (..., C, h, w) or (..., C, 1, 1), sums of activations (..., C, 1, 1), cells of a map) to weights
 Weighting = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -93,6 +95,31 @@ def map_of(method: str, activations: Tensor, gradients: Tensor) -> Tensor:
     if weights.shape[2:].numel() == 1:
         return weighted_sum(weights.flatten(1)[:, None], activations)[:, 0]
     return torch.einsum("nchw,nchw->nhw", weights, activations)
+
+
+def apply_method(method: Method, activations: Tensor, gradients: Tensor) -> Tensor:
+    """The map (N, h, w) of a method by name, or of a callable, whose answer is checked."""
+    if isinstance(method, str):
+        return map_of(method, activations, gradients)
+    maps = method(activations, gradients)
+    wanted = (activations.shape[0], *activations.shape[2:])
+    if not isinstance(maps, Tensor) or tuple(maps.shape) != wanted:
+        got = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+        raise ValueError(f"the method given as callable must return maps of shape {wanted}, got {got}")
+    return maps.to(activations.dtype)
+
+
+def average_layers(maps: list[Tensor]) -> Tensor:
+    """The mean of the maps (N, K, h, w) of several layers, each over its largest absolute value in an image."""
+    if len(maps) == 1:
+        return maps[0]
+    size = max((each.shape[2:] for each in maps), key=lambda shape: shape.numel())
+    total = torch.zeros(())
+    for each in maps:
+        peak = each.abs().amax((1, 2, 3), keepdim=True)
+        scaled = each / torch.where(peak > 0, peak, 1.0)
+        total = total.to(each) + functional.interpolate(scaled, size, mode="bilinear", align_corners=False)
+    return total / len(maps)
 
 
 def relevance(probabilities: list[Tensor], gradients: list[Tensor]) -> Tensor:

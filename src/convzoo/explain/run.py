@@ -171,6 +171,22 @@ class Pass:
             yield {path: self._readers[path](gradient) for path, gradient in pairs}
 
 
+def run_attention(model: nn.Module, images: Tensor, *, differentiable: bool) -> tuple[Tensor, list[Tensor]]:
+    """The logits (N, classes) of a transformer of the zoo, and each block's attention (N, heads, 1 + L, 1 + L) before
+    them, with a graph between where ``differentiable``."""
+    probabilities: list[Tensor] = []
+
+    def cut(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (inputs[0].detach().requires_grad_(differentiable), *inputs[1:])  # the graph needs nothing before it
+
+    def forward(body: Any, images: Tensor) -> Any:
+        body.blocks[0].register_forward_pre_hook(cut)
+        with torch.set_grad_enabled(differentiable):
+            return body.forward_head(body.forward_features(images, probabilities))
+
+    return check_logits(run(model, images, [], forward), len(images)), probabilities
+
+
 def gradients(scores: Tensor, at: list[Tensor]) -> Iterator[list[Tensor]]:
     """For each column of ``scores`` (N, K), its gradient at some tensors; zeros where it has none."""
     with torch.enable_grad():

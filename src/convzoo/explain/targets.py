@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_count, shorten
+from .._modules import autocast_off
 
 Target = (
     int
@@ -90,6 +91,15 @@ def call_target(target: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     if logits.requires_grad and not scores.requires_grad:
         raise ValueError("target returns scores that have no gradient to the logits; compute them from the logits")
     return scores[:, None] if scores.ndim == 1 else scores
+
+
+def pick_scores(target: Target, logits: Tensor) -> tuple[Tensor | None, Tensor]:
+    """The classes (N, K), None of a callable target, and their scores (N, K), with the graph of ``logits``."""
+    with torch.set_grad_enabled(logits.requires_grad), autocast_off(logits.device):
+        if callable(target):
+            return None, call_target(target, logits)
+        classes = find_classes(target, logits.detach())
+        return classes, class_scores(logits).gather(1, classes)
 
 
 def _is_top(target: Target) -> bool:
