@@ -6,8 +6,12 @@ Every function returns a Matplotlib figure that no window or global list holds. 
 
 from __future__ import annotations
 
+import io
 import math
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from .result import CAM
 
 MIN_SIDE = 224  # pixels; smaller images are enlarged to it, so that heat over them is smooth
+SHOWN_IMAGES, SHOWN_CLASSES, SHOWN_SIDE = 8, 4, 112  # of a result that shows itself, the last in pixels
 NAME_WIDTH = 22  # characters of a title over a panel; longer names are cut
 
 
@@ -164,6 +169,60 @@ def class_titles(result: CAM, names: Sequence[str] | None = None) -> list[list[s
             words.append(f"{name}\n{100 * float(chances[row, number]):.1f} %{empty}")
         titles.append(words)
     return titles
+
+
+def _panels(result: CAM) -> list[list[Any]]:
+    """Of the first images, each as it is and with the heat of its first classes; empty if they are no pictures."""
+    if result.images is None:
+        return []
+    part = replace(result, maps=result.maps[:SHOWN_IMAGES, :SHOWN_CLASSES], images=result.images[:SHOWN_IMAGES])
+    try:
+        plain = part.overlay(part.images, alpha=0.0, min_side=SHOWN_SIDE)
+        count = part.maps.shape[1]
+        heat = [part.overlay(part.images, k, normalize="joint", min_side=SHOWN_SIDE) for k in range(count)]
+    except (ImportError, TypeError, ValueError):  # without Pillow, or images of five channels, say
+        return []
+    return [list(row) for row in zip(plain, *heat, strict=True)]
+
+
+def png_sheet(result: CAM) -> bytes | None:
+    """A row per image: the image, then its maps over it; None without pictures."""
+    rows = _panels(result)
+    if not rows:
+        return None
+    from PIL import Image
+
+    width, height = (side + 4 for side in rows[0][0].size)
+    sheet = Image.new("RGB", (width * len(rows[0]) - 4, height * len(rows) - 4), "white")
+    for index, row in enumerate(rows):
+        for column, panel in enumerate(row):
+            sheet.paste(panel, (column * width, index * height))
+    return _as_png(sheet)
+
+
+def html_sheet(result: CAM) -> str | None:
+    """The same as a table, with the classes' names and probabilities under the maps; None without pictures."""
+    rows = _panels(result)
+    if not rows:
+        return None
+    lines = []
+    for row, titles in zip(rows, class_titles(result), strict=False):
+        texts = ["image", *titles]
+        cells = [
+            f'<td style="text-align:center"><img src="data:image/png;base64,{b64encode(_as_png(panel)).decode()}"><br>'
+            f"{escape(text).replace(chr(10), '<br>')}</td>"
+            for panel, text in zip(row, texts, strict=False)
+        ]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    more = len(result.maps) - len(rows)
+    note = f", and {plural(more, 'image')} more" if more else ""
+    return f"<table>{''.join(lines)}</table><p>{escape(repr(result))}{note}</p>"
+
+
+def _as_png(picture: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format="png")
+    return file.getvalue()
 
 
 def show_feature_maps(

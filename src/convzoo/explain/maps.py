@@ -137,6 +137,7 @@ def cam(
         transform=model.transform if isinstance(model, Classifier) else None,
         classes=weights.classes if weights else (),
         temperature=weights.temperature if weights else 1.0,
+        images=images.detach(),
     )
 
 

@@ -252,3 +252,14 @@ def _spread(heat: Tensor, shape: tuple[int, int], place: Box) -> NDArray[Any]:
     values = torch.nn.functional.grid_sample(heat[None, None], grid, padding_mode="border", align_corners=False)[0, 0]
     inside = ((y >= 0) & (y <= 1))[:, None] & ((x >= 0) & (x <= 1))
     return (values * inside).clamp(0, 1).numpy()
+
+
+def cross_out(picture: Image) -> Image:
+    """A picture with a thin grey line from corner to corner, which says that it has no heat to show."""
+    from PIL import ImageDraw
+
+    crossed = picture.copy()
+    right, bottom = crossed.width - 1, crossed.height - 1
+    width = max(1, min(crossed.size) // 100)
+    ImageDraw.Draw(crossed).line((0, bottom, right, 0), fill=(128, 128, 128), width=width)
+    return crossed

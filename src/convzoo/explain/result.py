@@ -38,6 +38,7 @@ class CAM:
         transform: how pictures become the model's input, see :func:`convzoo.transform`; or None.
         classes: the names of the classes in order, where the model's weights tell them.
         temperature: what the logits are divided by before they become probabilities.
+        images: the images, not a copy of them, so that the result can show itself in a notebook.
     """
 
     maps: Tensor
@@ -50,10 +51,23 @@ class CAM:
     transform: Transform | None = field(default=None, repr=False)
     classes: tuple[str, ...] = field(default=(), repr=False)
     temperature: float = field(default=1.0, repr=False)
+    images: Tensor | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         images, classes, height, width = self.maps.shape
         return f"CAM({self.method} at {self.layer}: {images} images, {classes} classes each, maps {height}x{width})"
+
+    def _repr_html_(self) -> str | None:
+        """The first images and maps as a table of pictures, with names and probabilities; None without pictures."""
+        from .figures import html_sheet
+
+        return html_sheet(self)
+
+    def _repr_png_(self) -> bytes | None:
+        """The same as one picture, without words."""
+        from .figures import png_sheet
+
+        return png_sheet(self)
 
     @property
     def mean(self) -> tuple[float, ...] | None:
@@ -114,6 +128,8 @@ class CAM:
     ) -> list[Image]:
         """The images with the heat of their ``k``-th class over them: N RGB pictures.
 
+        A map that is empty (:attr:`empty`) is crossed out by a thin grey line: nothing there speaks for the class.
+
         Args:
             images: what :func:`convzoo.cam` was given, or the N pictures that it was made of (PIL, arrays, tensors).
                 Over those the heat lies where the net looked: on the part that ``model.preprocess`` cut out.
@@ -126,7 +142,7 @@ class CAM:
             ValueError: not N images, no ``k``-th class, or pictures of another shape than the model's input where it
                 is not known how they were cut.
         """
-        from .pictures import overlay
+        from .pictures import cross_out, overlay
 
         if is_pil(images) or getattr(images, "ndim", 3) < 3:
             images = [images]
@@ -137,10 +153,13 @@ class CAM:
         if isinstance(k, bool) or not isinstance(k, int) or not -classes <= k < classes:
             raise ValueError(f"k must be from 0 to {classes - 1}, got {k}; each image has maps of {classes} classes")
         heat = self.heatmap(normalize=normalize)[:, k]
-        return [
+        pictures = [
             overlay(image, one, **{**self._look(image, prepare), **options})
             for image, one in zip(images, heat, strict=True)
         ]
+        if normalize == "minmax" or options.get("alpha") == 0:  # heat of another meaning, or none at all
+            return pictures
+        return [cross_out(each) if bool(no) else each for each, no in zip(pictures, self.empty[:, k], strict=True)]
 
     def _look(self, image: Any, prepare: Prepare) -> dict[str, Any]:
         """How to show one image: the model's input with its normalisation undone, a picture with the part looked at."""
