@@ -62,7 +62,7 @@ def leftovers(cache: Path) -> list[str]:
     return [str(path) for path in cache.rglob("*") if path.is_file() and path.name.endswith(".incomplete")]
 
 
-def start_python(code: str, hub=None, cache: Path | None = None, **more) -> subprocess.Popen:
+def start_python(code: str, hub=None, cache: Path | None = None, stdin=None, **more) -> subprocess.Popen:
     """A fresh process that runs ``code`` against the local Hub."""
     paths = [str(SOURCE), str(TESTS), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
@@ -71,6 +71,7 @@ def start_python(code: str, hub=None, cache: Path | None = None, **more) -> subp
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", code],
         env={**environment, **more},
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

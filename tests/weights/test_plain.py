@@ -13,7 +13,6 @@ from torch.nn.utils import parametrizations, prune, weight_norm
 from torch.optim.swa_utils import AveragedModel
 
 import convzoo
-from convzoo.weights.folder import write_folder
 
 
 def make(name="resnet18", **options):
@@ -252,22 +251,3 @@ def test_whatever_is_changed_the_loaded_model_is_the_same_or_none_is(tmp_path, n
             found = convzoo.create_model(name, pretrained=folder)(images)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     assert outcomes == {"saved", "refused"}
-
-
-# -- one step
-
-
-def test_a_folder_is_written_as_one_or_not_at_all(tmp_path):
-    def fails(staging):
-        (staging / "a").write_text("new")
-        raise ZeroDivisionError
-
-    folder = tmp_path / "x"
-    with pytest.raises(ZeroDivisionError):
-        write_folder(folder, fails, "a", "b")
-    assert list(tmp_path.iterdir()) == []
-    write_folder(folder, lambda staging: (staging / "a").write_text("old"), "a", "b")
-    with pytest.raises(ZeroDivisionError):
-        write_folder(folder, fails, "a", "b")
-    assert (folder / "a").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]

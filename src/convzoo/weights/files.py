@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -66,7 +67,7 @@ def check_hash(path: Path, sha256: str | None, remedy: str) -> None:
     with reading(path):
         found = sha256_of(path)
     if found != sha256:
-        raise WeightsCorrupted(f"{path} has sha256 {found[:12]}..., it should be {sha256[:12]}...; {remedy}")
+        raise WeightsCorrupted(f"{_short(path)} has sha256 {found[:12]}..., it should be {sha256[:12]}...; {remedy}")
 
 
 @contextlib.contextmanager
@@ -91,9 +92,19 @@ def reading(path: Path) -> Iterator[None]:
         raise WeightsUnavailable(f"{_short(path)} cannot be read now ({reason}); try again, or copy it") from error
 
 
-def _short(path: Path) -> str:
-    """The path, without the middle of a long one."""
-    text = str(path)
+def _check_regular(path: Path) -> None:
+    """Refuse a folder, a pipe (which may never end), a device, or a name that no file can have."""
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:  # a null character
+        raise WeightsNotFound(f"{_short(path)!r} is no name of a file ({error}); give a .safetensors file") from error
+    if not stat.S_ISREG(mode):
+        raise WeightsNotFound(f"{_short(path)} is no regular file but a folder, a pipe or a device; give a file")
+
+
+def _short(what: object) -> str:
+    """A path or a message, without the middle of a long one."""
+    text = str(what)
     return text if len(text) <= 300 else f"{text[:140]}...{text[-140:]}"
 
 
@@ -117,8 +128,9 @@ def _diagnose(path: Path, error: object) -> WeightsCorrupted | WeightsUnsafe:
         start = file.read(512)
     if start[:4] == b"PK\x03\x04" or _starts_a_pickle(start):
         return WeightsUnsafe(
-            f"{path} is a pickle or a zip of pickles, whatever its name; opening one can run code, so it is refused: "
-            "get the .safetensors file, or, for a file of tensors alone, load_weights(model, path, unsafe_format=True)"
+            f"{_short(path)} is a pickle or a zip of pickles, whatever its name; opening one can run code, so it is "
+            "refused: get the .safetensors file, or, for a file of tensors alone, load_weights(model, path, "
+            "unsafe_format=True)"
         )
     if not start:
         what = "it is empty"
@@ -127,14 +139,16 @@ def _diagnose(path: Path, error: object) -> WeightsCorrupted | WeightsUnsafe:
     elif start.lstrip()[:1] == b"<":
         what = "it is a web page"
     else:
-        what = str(error)
-    return WeightsCorrupted(f"{path} is not a sound safetensors file ({what}); fetch or write it again")
+        what = _short(error)
+    return WeightsCorrupted(f"{_short(path)} is not a sound safetensors file ({what}); fetch or write it again")
 
 
 def _starts_a_pickle(start: bytes) -> bool:
-    """A pickle begins with 0x80, a protocol of 2 to 5 and an instruction. A safetensors file whose header length
-    has such bytes has a brace behind its eight bytes; a short length has zeros in them."""
-    return start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05" and start[2:3] > b"\0" and start[8:9] != b"{"
+    """Whether these are 0x80, a protocol of 2 to 5, an instruction, and more. Where a safetensors file has a header of
+    such a length, a brace stands behind its eight bytes, if it was not cut there; a short length has zeros in them."""
+    if start[:1] != b"\x80" or start[1:2] not in (b"\x02", b"\x03", b"\x04", b"\x05") or start[2:3] <= b"\0":
+        return False
+    return start[8:9] != b"{" if len(start) > 8 else start.endswith(b".")
 
 
 @contextlib.contextmanager
@@ -144,8 +158,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     from safetensors import SafetensorError
 
     with reading(path):
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise WeightsNotFound(f"{_short(path)} is no regular file; give a .safetensors file")
+        _check_regular(path)
         try:
             with path.open("rb") as raw:
                 yield raw
@@ -246,18 +259,19 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
             "(CVE-2025-32434); update to torch 2.6 or later"
         )
     with reading(path):
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise WeightsNotFound(f"{_short(path)} is no regular file; give a file that torch.save wrote")
+        _check_regular(path)
         try:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             reason = str(error).strip().partition("\n")[0]
             raise WeightsUnsafe(
-                f"{path} holds more than tensors and plain values, so it is not opened ({reason}); ask for a file of "
-                "the state dict alone, or open it where you trust it and pass the state dict"
+                f"{path} holds more than tensors and plain values, so it is not opened ({_short(reason)}); ask for a "
+                "file of the state dict alone, or open it where you trust it and pass the state dict"
             ) from error
         except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise WeightsCorrupted(f"{path} is no file that torch.save wrote ({error}); get another copy") from error
+            raise WeightsCorrupted(
+                f"{path} is no file that torch.save wrote ({_short(error)}); get another copy"
+            ) from error
     if not isinstance(loaded, Mapping):
         raise WeightsMismatch(f"{path} holds one {type(loaded).__name__}, not tensors by name; save a state dict")
     return loaded
@@ -313,5 +327,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         try:
             save_file(stored, temporary, metadata=texts)
         except SafetensorError as error:  # its word for whatever the file system says
-            code = next((code for code in (errno.ENOSPC, errno.EDQUOT) if os.strerror(code) in str(error)), errno.EIO)
-            raise OSError(code, f"{os.strerror(code)} ({error})", str(path)) from error
+            found = re.search(r"os error (\d+)", str(error))
+            code = int(found[1]) if found else errno.EIO
+            raise OSError(code, os.strerror(code), str(path)) from error

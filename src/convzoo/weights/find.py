@@ -136,7 +136,7 @@ def _expand(source: str | os.PathLike[str]) -> Path:
     path = Path(source)
     try:
         return path.expanduser()
-    except RuntimeError as error:  # there is no such user
+    except (RuntimeError, ValueError) as error:  # there is no such user, or no such name
         raise WeightsNotFound(f"{shorten(str(source))} names no folder ({error}); write the path out") from error
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .._checks import shorten
 from ..models import Classifier, ModelConfig
 from ..models._init import without_numbers
 from ..registry import build
@@ -358,6 +359,19 @@ def load_fitted(
         warnings.warn(f"{what} were changed to fit: {'; '.join(adapted)}", stacklevel=2)
     model.weights = info
     return model.eval()
+
+
+def check_numbers(values: Iterable[Any], state: State) -> None:
+    """Refuse whole numbers that no model with these tensors is made with: each is a width or counts layers.
+
+    Raises:
+        WeightsCorrupted: one is larger than every length of the tensors.
+    """
+    most = max([1000, len(state), *(max(tensor.shape, default=0) for tensor in state.values() if tensor.numel())])
+    for value in values:
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and number > most:
+                raise WeightsCorrupted(f"{shorten(number)}, where no tensor of the file is longer than {most}")
 
 
 def operations(state: State) -> int:

@@ -39,7 +39,8 @@ def write_folder(folder: Path, write: Callable[[Path], None], first: str, last: 
         _clear(place)
         with _staging(place) as staging:
             write(staging)
-            _move(staging, place, first, last)
+            with _locked(place.parent, wait=True):  # one writer after the other
+                _move(staging, place, first, last)
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         raise OSError(
@@ -65,37 +66,50 @@ def _move(staging: Path, folder: Path, first: str, last: str) -> None:
 @contextlib.contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
     """An empty folder beside ``folder``, with a lock that ends with this process, so that others see it is in use."""
-    while True:
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
-        with _locked(staging):
-            if not staging.exists():  # another writer took it for left over before it was locked
-                continue
-            try:
-                yield staging
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
-            return
+    with contextlib.ExitStack() as stack:
+        while True:
+            staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+            stack.callback(shutil.rmtree, staging, ignore_errors=True)
+            with contextlib.suppress(BlockingIOError):  # another writer takes it for left over before it is locked
+                stack.enter_context(_locked(staging))
+                if staging.exists():
+                    break
+        yield staging
 
 
 @contextlib.contextmanager
-def _locked(staging: Path, *, must: bool = False) -> Iterator[None]:
-    """A lock on a folder; OSError if another has it and we ``must`` have it."""
-    if fcntl is None:
-        if must and time.time() - staging.stat().st_mtime < LEFT_OVER:
-            raise OSError(errno.EWOULDBLOCK, "it may be in use")
-        yield
-        return
-    descriptor = os.open(staging, os.O_RDONLY)
+def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
+    """A lock on a folder; False where the system or the file system has none.
+
+    Raises:
+        BlockingIOError: another has it, and we do not ``wait``; or the folder is gone.
+    """
+    descriptor, held = None, False
+    if fcntl is not None:
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise BlockingIOError(errno.EWOULDBLOCK, "it is gone") from error
+        except PermissionError:
+            pass
     try:
-        with contextlib.nullcontext() if must else contextlib.suppress(OSError):  # some file systems have no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        if descriptor is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+            except BlockingIOError:
+                raise
+            except OSError:  # a file system without locks, as some of the network are
+                pass
+        yield held
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _clear(folder: Path) -> None:
-    """Remove the copies that killed writers of ``folder`` left beside it."""
+    """Remove the copies that killed writers of ``folder`` left beside it; where locks cannot tell, only old ones."""
     for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.part"):
-        with contextlib.suppress(OSError), _locked(path, must=True):
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError), _locked(path) as held:
+            if held or time.time() - path.stat().st_mtime > LEFT_OVER:
+                shutil.rmtree(path, ignore_errors=True)

@@ -114,6 +114,7 @@ def _load_described(
     own = _own_args(info, asked.name)
     sizes = (info.num_classes, info.in_chans, info.img_size)
     try:
+        fit.check_numbers((*sizes[:2], *own.values()), state)
         native = fit.build_empty(make_config(asked.name, *sizes, own), fit.operations(state))
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         raise WeightsCorrupted(
