@@ -155,15 +155,21 @@ def download(stated: Stated, path: Path, asker: Asker, what: str) -> None:
     """Write a file's bytes to ``path``, which is new; its content is for the caller to check.
 
     A cut connection is taken up where it ended. No more is written than was stated; and what brings nothing new,
-    three times, or almost nothing for a minute, is given up.
+    three times, or almost nothing for a minute, is given up; while a good copy is cached, sooner.
 
     Raises:
         WeightsError: the bytes cannot be had.
     """
+    from huggingface_hub import constants
+
     limit = LARGEST_UNSTATED if stated.size is None else stated.size
+    seconds, longest = min(PROBE_SECONDS, constants.HF_HUB_DOWNLOAD_TIMEOUT), 4 * PROBE_SECONDS
+    if asker.patient:
+        seconds = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        longest = max(STALL_SECONDS, ATTEMPTS * seconds)
     try:
         with path.open("xb") as file:
-            watch(lambda beat: _Transfer(stated, limit, file, asker, what, beat).run(), STALL_SECONDS)
+            watch(lambda beat: _Transfer(stated, limit, seconds, file, asker, what, beat).run(), longest)
         return
     except Exception as error:
         problem = client.explain(error, what, asker.token)
@@ -174,16 +180,21 @@ class _Transfer:
     """One file on its way into ``file``; ``beat`` is called with each piece."""
 
     def __init__(
-        self, stated: Stated, limit: int, file: BinaryIO, asker: Asker, what: str, beat: Callable[[], None]
+        self,
+        stated: Stated,
+        limit: int,
+        seconds: float,
+        file: BinaryIO,
+        asker: Asker,
+        what: str,
+        beat: Callable[[], None],
     ) -> None:
-        from huggingface_hub import constants
-
-        self.stated, self.limit, self.file, self.asker, self.what, self.beat = stated, limit, file, asker, what, beat
+        self.stated, self.limit, self.seconds = stated, limit, seconds
+        self.file, self.asker, self.what, self.beat = file, asker, what, beat
         self.received = 0  # bytes of the file that are there
         self.furthest = 0  # that ever were: a server that knows no ranges begins again
         self.renewed = False  # the address, once
         self.last = time.monotonic()  # when something came
-        self.seconds = constants.HF_HUB_DOWNLOAD_TIMEOUT if asker.patient else min(PROBE_SECONDS, 10)
         self.bar: Any = None
 
     def run(self) -> None:
