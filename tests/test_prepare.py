@@ -78,6 +78,41 @@ def test_own_digits_are_read(way, models):
     assert sum(value >= 0.95 for value in right.values()) >= 0.8 * len(right), right
 
 
+def board(digit, generator, size=300):
+    """Chalk on a green board."""
+    ink = placed(digit, size, 200, generator)
+    green, chalk = torch.tensor([0.1, 0.25, 0.18])[:, None, None], torch.tensor([0.85, 0.85, 0.8])[:, None, None]
+    return green * (1 - ink) + chalk * ink
+
+
+def table_edge(digit, generator):
+    """A photo with the dark edge of a table at its left."""
+    picture = photo(digit, generator)
+    picture[:, :, : int(between(5, 15, generator))] = 0.15
+    return picture
+
+
+def hard_shadow(digit, generator):
+    """A photo with a shadow over half of it."""
+    picture = photo(digit, generator)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 500), torch.linspace(-1, 1, 500), indexing="ij")
+    return picture * (1 - 0.45 * torch.sigmoid((x + y - 0.15) * 28))
+
+
+def fine_pen(digit, generator):
+    """Dark ink on white, a pen of a third of the width."""
+    ink = placed(digit, 400, 360, generator)
+    return 0.9 - 0.7 * -torch.nn.functional.max_pool2d(-ink[None], 23, 1, 11)
+
+
+@pytest.mark.parametrize(("way", "least"), [(board, 19), (table_edge, 19), (hard_shadow, 16), (fine_pen, 18)])
+def test_other_grounds_and_pens(way, least, models):
+    model = models["lenet5.mnist_aug"]
+    images = model.transform.batch([picture[None] for picture in drawn(way)[::2]], prepare=True)  # twenty digits
+    with torch.inference_mode():
+        assert int((model(images).argmax(1) == LABELS[::2]).sum()) >= least
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_prepared_pictures_are_as_mnists(way):
     for picture in drawn(way)[::3]:

@@ -21,13 +21,14 @@ from torch.nn import functional
 
 from ._images import Box
 
-WORK_SIDE = 256  # pixels; larger pictures are reduced to it before ink is looked for
+WORK_SIDE = 160  # pixels; larger pictures are reduced to it before ink is looked for
 FIELD, BOX = 28, 20  # sides of MNIST's pictures, and of the box in them that the ink fits into
 LEAST_INK = 0.06  # of the range from black to white; a picture without a stronger difference is blank
 NOISE = 0.25  # of full ink; weaker differences are noise
 EDGE = 0.1  # ink from which on a pixel belongs to the box
 SPECK = 0.03  # separate parts with less than this share of the ink of the largest are dust
 OFF_CENTRE = 2.5  # pixels of 28 that a centre of mass may be off
+ALONG_EDGE = 0.6  # of an edge of the picture; what lies along it is not part of a digit
 GRID = 64  # cells a side in which separate parts are told apart
 
 
@@ -136,7 +137,10 @@ def ground_of(flat: Tensor, height: int, width: int) -> Tensor:
 
 
 def without_dust(ink: Tensor) -> Tensor:
-    """A mask (H, W), 0 on separate parts of the ink (H, W) that are much less than the largest, 1 elsewhere."""
+    """A mask (H, W), 0 on separate parts of the ink (H, W) that are no digit, 1 elsewhere.
+
+    Those are parts much smaller than the largest, and the edge of a table or a shadow along an edge of the picture.
+    """
     cell = max(1, -(-max(ink.shape) // GRID))
     cells = functional.max_pool2d(ink[None, None], cell, ceil_mode=True)
     inked = cells > 0.5
@@ -146,12 +150,24 @@ def without_dust(ink: Tensor) -> Tensor:
         if torch.equal(spread, labels):
             break
         labels = spread
-    mass = functional.avg_pool2d(ink[None, None], cell, ceil_mode=True)
-    parts = torch.zeros(cells.numel() + 1).index_add_(0, labels.flatten().long(), mass.flatten())
-    parts[0] = 0
-    kept = (parts >= SPECK * parts.max())[labels.long()].float()
-    kept = functional.max_pool2d(kept, 3, 1, 1)  # with the faint rim of what is kept
+    parts = labels[0, 0].long()
+    mass = _sums(functional.avg_pool2d(ink[None, None], cell, ceil_mode=True), parts)
+    mass[0] = 0
+    inside = mass.clone()
+    along = torch.zeros_like(mass, dtype=torch.bool)
+    for edge in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
+        inside[edge] = 0
+        along |= _sums(torch.ones(len(edge)), edge, len(mass)) >= ALONG_EDGE * len(edge)
+    if inside.max() >= 0.1 * mass.max():  # only where something else could be the digit
+        mass[along] = 0
+    kept = (mass >= SPECK * mass.max())[parts].float() * inked[0, 0]
+    kept = functional.max_pool2d(kept[None, None], 3, 1, 1)  # with the faint rim of what is kept
     return functional.interpolate(kept, scale_factor=cell)[0, 0, : ink.shape[0], : ink.shape[1]]
+
+
+def _sums(values: Tensor, parts: Tensor, count: int = 0) -> Tensor:
+    """The sum of ``values`` over each part."""
+    return torch.zeros(count or parts.numel() + 1).index_add_(0, parts.flatten(), values.flatten())
 
 
 def span(inked: Tensor) -> tuple[int, int]:
