@@ -147,6 +147,7 @@ class TestPredict:
             (["lenett5", "x.png"], "did you mean 'lenet5'"),
             (["lenet5", "/nowhere/*.png"], "no file matches '/nowhere/*.png'"),
             (["lenet5", "{empty}"], "there is no picture in the folder"),
+            (["lenet5", "https://example.com/a.png"], "pipe it: curl -s https://example.com/a.png"),
             (["lenet5", "x.png", "--top", "0"], "not a whole number of at least 1"),
         ],
     )
@@ -174,6 +175,11 @@ class TestCam:
         assert status == 0
         assert sorted(path.name for path in (tmp_path / "sheets").iterdir()) == ["3.png", "5.png"]
         assert str(tmp_path / "sheets" / "3.png") in out
+
+    def test_pictures_of_one_name_do_not_overwrite_each_other(self, run, photos, tmp_path):
+        status, _, _ = run("cam", "fcn_gap", photos / "3.png", DIGITS / "3.png", "-o", f"{tmp_path}/sheets/")
+        assert status == 0
+        assert sorted(path.name for path in (tmp_path / "sheets").iterdir()) == ["3-2.png", "3.png"]
 
     def test_the_heat_lies_on_the_digit_at_the_pictures_own_resolution(self, run, tmp_path):
         paper = Image.new("L", (600, 400), 230)

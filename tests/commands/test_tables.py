@@ -38,10 +38,15 @@ class TestList:
         assert (status, err) == (0, "")
         lines = out.splitlines()
         assert len(lines) == 1 + len(convzoo.list_models())
-        assert lines[0].split() == ["model", "family", "params", "MACs", "input", "classes", "year", "weights"]
+        assert lines[0].split() == [
+            "model", "family", "params", "MACs", "input", "classes", "year", "top-1", "weights",
+        ]  # fmt: skip
         assert next(line for line in lines if line.startswith("resnet18 ")).split() == [
             "resnet18", "resnet", "11.7", "M", "1.81", "G", "3x224x224", "1000", "2015",
         ]  # fmt: skip
+
+        best = max(convzoo.weight_info(name).metrics["top1"] for name in convzoo.list_weights("lenet5.*"))
+        assert f"{best:.2f} %" in next(line for line in lines if line.startswith("lenet5 "))
 
     def test_what_fits(self, run):
         wanted = {

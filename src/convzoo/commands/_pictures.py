@@ -85,6 +85,8 @@ def find_images(sources: list[str]) -> list[str]:
     for source in sources:
         if source == "-":
             found.append(source)
+        elif source.startswith(("http://", "https://")):
+            raise ValueError(f"nothing is fetched from the network; pipe it: curl -s {source} | convzoo ... -")
         elif Path(source).is_dir():
             inside = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in SUFFIXES)
             if not inside:

@@ -58,7 +58,9 @@ def run_cam(args: argparse.Namespace) -> int:
     model = _pictures.load(source, args.arch)
     target: Any = ("top", min(args.top, max(model.num_classes, 2))) if args.classes is None else None
     target = target or [find_classes(model, args.classes)]
-    rows, written, status = [], [], 0
+    rows: list[dict[str, Any]] = []
+    written: list[Path] = []
+    status = 0
     for name, image in _pictures.read_images(images):
         if image is None:
             status = 1
@@ -74,7 +76,7 @@ def run_cam(args: argparse.Namespace) -> int:
         if args.format == "lines":
             print_row(row, alone=len(images) == 1)
         if many:
-            written.append(save(draw_sheet([row]), out / f"{Path(name).stem if name != '-' else 'stdin'}.png"))
+            written.append(save(draw_sheet([row]), free_name(out, name, written)))
     if rows and not many:
         written.append(save(draw_sheet(rows), out))
     if args.format == "json":
@@ -84,6 +86,15 @@ def run_cam(args: argparse.Namespace) -> int:
     elif rows:
         print(f"{rows[0]['method']} at {rows[0]['layer']}: {', '.join(map(str, written))}")
     return status
+
+
+def free_name(folder: Path, image: str, taken: Sequence[Path]) -> Path:
+    """Where the sheet of a picture goes: under its name, or with a number where two pictures have the same."""
+    stem = "stdin" if image == "-" else Path(image).stem
+    path, number = folder / f"{stem}.png", 2
+    while path in taken:
+        path, number = folder / f"{stem}-{number}.png", number + 1
+    return path
 
 
 def explain(model: Classifier, image: Image, target: Any, args: argparse.Namespace) -> dict[str, Any]:

@@ -20,6 +20,7 @@ COLUMNS = (
     Column("input_size", "input", times),
     Column("num_classes", "classes", str, True),
     Column("year", "year", str, True),
+    Column("top1", "top-1", "{:.2f} %".format, True),
     Column("weights", "weights", ", ".join),
 )
 SORTS = ("name", "family", "params", "macs", "year")
@@ -30,7 +31,8 @@ def add_commands(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "list",
         help="list the models",
-        description="List the models: parameters, MACs for one image of their own size, input, classes, weights.",
+        description="List the models: parameters, MACs for one image of their own size, input, classes, year, the best "
+        "accuracy of their weights, and these.",
         epilog="examples:\n  convzoo list resnet                            whose names hold a word\n"
         "  convzoo list 'vgg*_bn' --sort params           wildcards, in quotes\n"
         "  convzoo list --max-params 5M --max-macs 1G     small and quick ones\n"
@@ -75,7 +77,7 @@ def find(patterns: list[str], names: list[str]) -> list[str]:
 
 def run_list(args: argparse.Namespace) -> int:
     """Print a line a model; 1 if there is none."""
-    from ..weights.entries import list_weights
+    from ..weights.entries import all_entries
 
     catalogue = read_catalogue()
     families = sorted({entry["family"] for entry in catalogue.values()})
@@ -83,11 +85,13 @@ def run_list(args: argparse.Namespace) -> int:
         hint = did_you_mean(args.family, families)
         raise ValueError(f"unknown family {args.family!r}; {hint}the families are {', '.join(families)}")
     tags: dict[str, list[str]] = {name: [] for name in catalogue}
-    for weights in list_weights():
-        architecture, _, tag = weights.partition(".")
-        tags.setdefault(architecture, []).append(tag)
+    best: dict[str, float] = {}  # accuracy of an architecture's weights
+    for info in sorted(all_entries().values(), key=lambda info: natural_key(info.name)):
+        tags.setdefault(info.architecture, []).append(info.tag)
+        if "top1" in info.metrics:
+            best[info.architecture] = max(info.metrics["top1"], best.get(info.architecture, 0.0))
     rows = [
-        {"name": name, **entry, "weights": tags[name]}
+        {"name": name, **entry, "weights": tags[name], "top1": best.get(name)}
         for name, entry in catalogue.items()
         if args.family in (None, entry["family"])
         and entry["params"] <= (args.max_params or float("inf"))
