@@ -126,7 +126,7 @@ def run_info(args: argparse.Namespace) -> int:
     from .. import model_info, weight_info
     from ..comparison import expand
 
-    told = []
+    told: list[dict[str, Any]] = []
     for name in (name for pattern in args.names for name in expand(pattern)):
         info = weight_info(name) if "." in name else model_info(name)
         told.append({**asdict(info), "macs": info.macs})
@@ -135,7 +135,7 @@ def run_info(args: argparse.Namespace) -> int:
         return 0
     for index, fact in enumerate(told):
         print("\n" * bool(index), end="")
-        rows = facts(fact).rows
-        width = max(len(row["fact"]) for row in rows)
-        print("\n".join(f"{row['fact']:{width}}  {shown(row['value'])}" for row in rows))
+        lines = [(str(row["fact"]), shown(row["value"])) for row in facts(fact)]
+        width = max(len(name) for name, _ in lines)
+        print("\n".join(f"{name:{width}}  {value}" for name, value in lines))
     return 0
