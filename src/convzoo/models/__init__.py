@@ -1,11 +1,24 @@
 """One file a family; importing this package registers them all."""
 
-from . import ablation, alexnet, googlenet, inception_v3, lenet, mnist, mnist_gap, resnet, t2t_vit, vgg
+from importlib import import_module as _import_module
+
 from ._base import AuxLogits, Classifier
-from ._config import ModelConfig
+from ._config import ModelConfig, Rate
 from ._features import FeatureInfo
 
-__all__ = [
-    "AuxLogits", "Classifier", "FeatureInfo", "ModelConfig",
-    "ablation", "alexnet", "googlenet", "inception_v3", "lenet", "mnist", "mnist_gap", "resnet", "t2t_vit", "vgg",
-]  # fmt: skip
+FAMILIES = (
+    "ablation",
+    "alexnet",
+    "googlenet",
+    "inception_v3",
+    "lenet",
+    "mnist",
+    "mnist_gap",
+    "resnet",
+    "t2t_vit",
+    "vgg",
+)
+for _family in FAMILIES:
+    _import_module(f".{_family}", __name__)
+
+__all__ = ["FAMILIES", "AuxLogits", "Classifier", "FeatureInfo", "ModelConfig", "Rate"]
