@@ -26,6 +26,8 @@ TABLE = [
     ("googlenet_bn", {"aux": True}, 13_004_888),
     ("googlenet_sparse_bn", {"num_classes": 16}, 5_993_088),
     ("inception_v3", {"aux": True}, 27_161_264),
+    ("squeezenet1_0", {}, 1_248_424),
+    ("squeezenet1_1", {}, 1_235_496),
     ("resnet18", {"num_classes": 200, "stem": "small"}, 11_271_432),
     ("resnet34", {"num_classes": 200, "stem": "small"}, 21_379_592),
     ("resnet50", {"num_classes": 200, "stem": "small"}, 23_910_152),

@@ -15,6 +15,7 @@ FAMILIES = (
     "mnist",
     "mnist_gap",
     "resnet",
+    "squeezenet",
     "t2t_vit",
     "vgg",
 )
