@@ -62,7 +62,7 @@ def _begin(container: nn.Module) -> nn.Module | None:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    return bool(module._parameters) or _width(module, _WIDTHS_IN) is not None
+    return len(module._parameters) > 0 or _width(module, _WIDTHS_IN) is not None
 
 
 def output_layer(head: nn.Module | None) -> nn.Module | None:
