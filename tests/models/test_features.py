@@ -238,6 +238,32 @@ def test_auxiliary_heads_are_refused():
         convzoo.create_model("googlenet_bn", features_only=True, aux=True)
 
 
+class Pooled(convzoo.Classifier):
+    """A net of somebody else that says nothing of its maps."""
+
+    num_features = 8
+    stages = {"stage1": "conv"}
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.conv = nn.Conv2d(config.in_chans, 8, 3)
+        self.fc = self.make_classifier(config.num_classes)
+
+    def forward_features(self, x):
+        return self.conv(x)
+
+    def forward_head(self, features, pre_logits=False):
+        pooled = features.mean((2, 3))
+        return pooled if pre_logits else self.fc(pooled)
+
+
+def test_nets_that_name_no_maps_are_refused(monkeypatch):
+    monkeypatch.setattr(convzoo.registry, "_ENTRIES", dict(convzoo.registry._ENTRIES))
+    convzoo.register(Pooled, [convzoo.ModelConfig(name="pooled", num_classes=3)], family="pooled")
+    with pytest.raises(ValueError, match=r"pooled makes no backbone: its class does not say .*\(feature_layers\)"):
+        convzoo.create_model("pooled", features_only=True)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "lenet5"])
 def test_what_has_no_head_says_so(name):
     model = convzoo.create_model(name, features_only=True).eval()

@@ -74,7 +74,7 @@ class Classifier(nn.Module):
     cam_layer: str = ""
     auxiliary_heads: tuple[str, ...] = ()
     stages: dict[str, str] = {}
-    feature_layers: tuple[str, ...]
+    feature_layers: tuple[str, ...] = ()
     aux_heads: tuple[str, ...] = ()
     feature_info: FeatureInfo | None = None
     still_layers: tuple[str, ...] = ()

@@ -145,7 +145,7 @@ def check_backbone(
 def describe(model: Classifier) -> list[dict[str, Any]]:
     """What :class:`FeatureInfo` knows of each map of the architecture: measured on the meta device, at two sizes."""
     with torch.device("meta"):
-        twin = type(model)(model.config).eval()
+        twin = type(model).build(model.config).eval()
         twin.fixed_size = False
         step = 64 * model.min_size  # a multiple of every reduction
         sizes, measured = (4 * model.min_size, 4 * model.min_size + step), []
@@ -163,7 +163,7 @@ def keys_left_out(backbone: Classifier) -> set[str]:
     """State-dict keys that the classifier has, with its auxiliary heads, and ``backbone`` has not."""
     aux = {"aux": True} if "aux" in backbone.config.options else {}
     with torch.device("meta"):
-        classifier = type(backbone)(backbone.config.changed(num_classes=1, **aux))
+        classifier = type(backbone).build(backbone.config.changed(num_classes=1, **aux))
     return classifier.state_dict().keys() - backbone.state_dict().keys()
 
 
@@ -176,8 +176,13 @@ def to_backbone(model: Model, out_indices: Sequence[int] | None = None) -> Model
             the end. None: all.
 
     Raises:
-        TypeError, ValueError: ``out_indices`` are no indices of its maps.
+        TypeError, ValueError: ``out_indices`` are no indices of its maps, or it names none.
     """
+    if not model.feature_layers:
+        raise ValueError(
+            f"{model.config.name} makes no backbone: its class does not say which layers put out maps "
+            "(feature_layers); convzoo.feature_maps(model, images, layers) gives the maps of any layers"
+        )
     indices = check_out_indices(model.config.name, out_indices, len(model.feature_layers))
     info = FeatureInfo(describe(model), indices)
     for name in model.aux_heads:
