@@ -131,14 +131,18 @@ def load(source):
     return outcome, [str(warning.message) for warning in caught], time.monotonic() - started
 
 
+def allow(seconds, monkeypatch):
+    """How long a server may be silent; long enough for a busy machine unless silence is what is tried."""
+    monkeypatch.setattr(transfer, "PROBE_SECONDS", seconds)
+    for setting in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.setattr(f"huggingface_hub.constants.{setting}", seconds)
+
+
 def try_draw(seed, hub, tmp_path, monkeypatch, folders, models):
     state, method, pattern, name, times = draw(seed)
     fault = faults_at(method)[name]
     context = f"seed {seed}: {state}, {method} {pattern}, {name}, {'always' if times == ALWAYS else 'once'}"
-    quick = name in SILENT
-    monkeypatch.setattr(transfer, "PROBE_SECONDS", 0.4 if quick else 2.5)
-    for setting in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
-        monkeypatch.setattr(f"huggingface_hub.constants.{setting}", 0.5 if quick else 5)
+    allow(10, monkeypatch)
     hub.clear()
     repo_id = f"someone/draw{seed}"
     cache = tmp_path / "cache" / f"models--someone--draw{seed}"
@@ -152,10 +156,11 @@ def try_draw(seed, hub, tmp_path, monkeypatch, folders, models):
     commit = put(hub, folders[1], repo_id)
     source = f"{repo_id}@{commit}" if state == "pinned" else repo_id
     hub.fault(method, pattern, times=times, **fault)
-
+    if name in SILENT:
+        allow(0.4, monkeypatch)
     outcome, said, seconds = load(source)
     good = state in ("copy", "older copy")
-    assert seconds < 30, context
+    assert seconds < 60, context
     assert leftovers(cache) == [], context
     assert all(path.resolve().is_relative_to(cache.resolve()) for path in cache.rglob("*")), context
     reference = cache / "refs" / "main"
@@ -175,6 +180,7 @@ def try_draw(seed, hub, tmp_path, monkeypatch, folders, models):
         assert state == "pinned" or meant == outcome.weights.revision, context
         assert all("the cached copy is used" in line for line in said), context
 
+    allow(10, monkeypatch)
     hub.clear()
     outcome, said, _ = load(source)
     assert not isinstance(outcome, WeightsError), (context, outcome)
