@@ -145,7 +145,9 @@ def call_overlay(draw, nets):
 def call_cam_overlay(draw, nets):
     net = nets[draw.randrange(2)]
     result = convzoo.cam(net, torch.rand(2, 1, 28, 28), ("top", 2))
-    options = some(draw, k=[0, 1, -1], normalize=["max", "joint", "minmax"], prepare=[False, True, "auto"], alpha=[0.5])
+    options = some(
+        draw, k=[0, 1, -1], normalize=["max", "joint", "minmax"], prepare=[False, True, "auto", None], alpha=[0.5]
+    )
     given = image(draw) if draw.random() < 0.3 else [image(draw), image(draw)]
     shown = result.overlay(given, **options)
     assert len(shown) == 2

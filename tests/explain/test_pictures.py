@@ -299,8 +299,21 @@ class TestWhereTheNetLooked:
         paper = Image.new("L", (300, 200), 230)
         paper.paste(to_picture(1 - draw(3)).convert("L").resize((50, 50)), (10, 140))
         r = cam(model, model.preprocess(paper, prepare=True))
-        shown = r.overlay(paper, prepare=True)[0]
-        assert self.share_inside(shown, paper.convert("RGB"), slice(130, None), slice(0, 70)) == 1
+        for how in ({"prepare": True}, {}):  # said, or found out
+            shown = r.overlay(paper, **how)[0]
+            assert self.share_inside(shown, paper.convert("RGB"), slice(130, None), slice(0, 70)) == 1
+        with pytest.warns(UserWarning, match="mostly bright"):
+            plain = cam(model, model.preprocess(paper))
+        shown = plain.overlay(paper)[0]
+        assert self.share_inside(shown, paper.convert("RGB"), slice(None), slice(50, 250)) == 1
+
+    def test_a_transparent_sketch_in_dark_ink(self):
+        model = convzoo.create_model("fcn_gap", pretrained=True)
+        ink = to_picture(draw(3)).convert("L").resize((80, 80))
+        sketch = Image.merge("LA", (Image.new("L", ink.size, 0), ink))
+        r = cam(model, model.preprocess(sketch, prepare=True))
+        assert int(r.target) == 3
+        assert r.overlay(sketch)[0].size == (80, 80)
 
     def test_the_orientation_is_the_pictures(self):
         model = convzoo.create_model("fcn_gap", pretrained=True)

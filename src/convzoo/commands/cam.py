@@ -101,6 +101,7 @@ def explain(model: Classifier, image: Image, target: Any, args: argparse.Namespa
     """One picture: its classes with their probabilities, what was done to it, and the panels of its row."""
     from .. import cam, overlay
     from .._images import upright
+    from ..explain.pictures import cross_out
 
     view = _pictures.look(model, image, args)
     transform = model.transform
@@ -120,7 +121,8 @@ def explain(model: Classifier, image: Image, target: Any, args: argparse.Namespa
         name, chance = _pictures.class_name(model, number), float(result.probabilities[0, number])
         empty = bool(result.empty[0, k])
         lines = [name, f"{100 * chance:.1f} %" + (", nothing speaks for it" if empty else "")]
-        panels.append((overlay(picture, heat[k], **style), lines))
+        panel = overlay(picture, heat[k], **style)
+        panels.append((cross_out(panel) if empty else panel, lines))
         classes.append({"class": name, "probability": chance, "empty": empty})
     done = _pictures.notes(model, view)
     return {"classes": classes, "notes": done, "method": result.method, "layer": result.layer, "panels": panels}

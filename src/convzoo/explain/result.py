@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -124,7 +125,7 @@ class CAM:
         return torch.where(peak > 0, heat / peak, 0.0).clamp_(0.0, 1.0)
 
     def overlay(
-        self, images: Any, k: int = 0, *, normalize: Normalize = "max", prepare: Prepare = False, **options: Any
+        self, images: Any, k: int = 0, *, normalize: Normalize = "max", prepare: Prepare | None = None, **options: Any
     ) -> list[Image]:
         """The images with the heat of their ``k``-th class over them: N RGB pictures.
 
@@ -135,7 +136,7 @@ class CAM:
                 Over those the heat lies where the net looked: on the part that ``model.preprocess`` cut out.
             k: which of the K classes.
             normalize: as in :meth:`heatmap`.
-            prepare: what ``model.preprocess`` was told.
+            prepare: what ``model.preprocess`` was told; None: found out, from the images that it made.
             **options: passed to :func:`convzoo.overlay`; ``mean`` and ``std`` are the model's weights' by default.
 
         Raises:
@@ -154,20 +155,22 @@ class CAM:
             raise ValueError(f"k must be from 0 to {classes - 1}, got {k}; each image has maps of {classes} classes")
         heat = self.heatmap(normalize=normalize)[:, k]
         pictures = [
-            overlay(image, one, **{**self._look(image, prepare), **options})
-            for image, one in zip(images, heat, strict=True)
+            overlay(image, one, **{**self._look(image, index, prepare), **options})
+            for index, (image, one) in enumerate(zip(images, heat, strict=True))
         ]
         if normalize == "minmax" or options.get("alpha") == 0:  # heat of another meaning, or none at all
             return pictures
         return [cross_out(each) if bool(no) else each for each, no in zip(pictures, self.empty[:, k], strict=True)]
 
-    def _look(self, image: Any, prepare: Prepare) -> dict[str, Any]:
+    def _look(self, image: Any, index: int, prepare: Prepare | None) -> dict[str, Any]:
         """How to show one image: the model's input with its normalisation undone, a picture with the part looked at."""
         size, transform = picture_size(image), self.transform
         if isinstance(image, Tensor) and image.is_floating_point() and size == self.input_size:
             return {"mean": self.mean, "std": self.std}
         ground = transform.ground if transform else 1.0
         if transform is not None and transform.img_size == self.input_size:
+            if prepare is None:
+                prepare = self._was_prepared(transform, image, index)
             box = transform.views([image], prepare=prepare)[0].box if prepare else transform.box(*size)
             return {"ground": ground, "box": box}
         if size[0] * self.input_size[1] == size[1] * self.input_size[0]:
@@ -176,3 +179,18 @@ class CAM:
             f"these are maps of images of {self.input_size[0]}x{self.input_size[1]} pixels, got a picture of "
             f"{size[0]}x{size[1]}, and how it was cut is not known; pass what the net saw"
         )
+
+    def _was_prepared(self, transform: Transform, image: Any, index: int) -> bool:
+        """Whether a picture became the model's input by the transform's preparation, rather than without it."""
+        if self.images is None or not transform.preparation or len(self.images) != len(self.maps):
+            return False
+        seen = self.images[index].float().cpu()
+
+        def off(prepare: bool) -> float:
+            try:
+                (view,) = transform.views([image], prepare=prepare)
+            except ValueError:  # it cannot have been read in this way
+                return math.inf
+            return float((transform.normalise(view.pixels)[0].cpu() - seen).abs().mean())
+
+        return off(True) < off(False)
