@@ -46,8 +46,8 @@ def entrance(model: nn.Module) -> nn.Module | None:
         if child is not None:
             layer = _begin(child) if child._modules and not child._parameters else child
             if layer is not None and (layer is not child or _is_layer(child)):
-                known = _is_layer(layer) and not layer._forward_pre_hooks and "forward" not in layer.__dict__
-                return layer if known else None
+                own_code = getattr(layer.forward, "__func__", None) is layer.__class__.forward
+                return layer if _is_layer(layer) and own_code and not layer._forward_pre_hooks else None
     return None
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import nn
 
 from .._checks import shorten
-from .inputs import Inputs, input_dtype, make_inputs
+from .._modules import unwrap
+from .inputs import ADVICE, Inputs, input_dtype, make_inputs
 from .recorder import Recorder, compilation_off, is_about_meta
 from .result import Profile
 from .sparse import stand_in, stored_numbers
@@ -29,9 +31,22 @@ def count(
     try:
         with torch.inference_mode(False), torch.no_grad():
             inputs = make_inputs(model, given, input_dtype(recorded.parameters.values(), dtype), batch_dim)
-            return run(recorded, inputs), inputs
+            try:
+                return run(recorded, inputs), inputs
+            except TypeError:
+                check_arguments(unwrap(model), inputs)
+                raise
     finally:
         recorded.release()
+
+
+def check_arguments(model: nn.Module, inputs: Inputs) -> None:
+    """Say so if the model's forward has not the arguments for these inputs."""
+    signature = inspect.signature(model.forward)
+    try:
+        signature.bind(*inputs.args, **inputs.kwargs)
+    except TypeError as error:
+        raise TypeError(f"the inputs do not fit {type(model).__name__}.forward{signature}: {error}; {ADVICE}") from None
 
 
 def run(recorded: RecordedModel, inputs: Inputs) -> Profile:

@@ -99,8 +99,7 @@ class FastLayer:
             value = state[name] if name in state else state["_parameters"].get(name)
             if type(value) in UNCHANGING:
                 return value
-        copy = record.expanded()
-        return record if name == "forward" else getattr(copy, name)
+        return getattr(record.expanded(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._record.expanded(), name, value)

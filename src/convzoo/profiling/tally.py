@@ -63,6 +63,10 @@ class ModuleRecord:
     def __wrapped__(self) -> Any:  # what inspect.signature looks for
         return self.code
 
+    @property
+    def __func__(self) -> Any:  # of a bound method, as it stands for one
+        return self.code.__func__
+
 
 class Memory:
     """The bytes of one map; they are free again when the last tensor that shows the map is gone."""

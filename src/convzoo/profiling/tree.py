@@ -115,8 +115,7 @@ class RecordedModel(ModuleCopier):
         record = state["_compiled_call_impl"]
         record.code = state.get("forward") or types.MethodType(type(module).forward, fresh)
         record.counting = ".parametrizations." not in f".{record.path}."
-        if not isinstance(record, FastLayerRecord):  # whose stand-in answers for it
-            state["forward"] = record
+        state["forward"] = record
 
     def expand(self, record: ModuleRecord, module: nn.Module) -> Any:
         """The copy of a layer that had a stand-in until now."""
