@@ -214,6 +214,20 @@ def test_info_counts():
     assert info.options == {}
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_option_for_small_images_is_named():
+    assert convzoo.model_info("resnet18").small_images == {"stem": "small"}
+    assert convzoo.model_info("lenet5").small_images == {}
+    for size, left in ((64, "2x2"), (32, "1x1"), ((40, 64), "2x2")):
+        with pytest.warns(UserWarning, match=rf"resnet18 leaves maps of {left}; pass stem='small' for larger"):
+            convzoo.create_model("resnet18", 10, img_size=size, depths=(1, 1, 1, 1), device="meta")
+    meant = ({"stem": "small"}, {"stem": "imagenet"})
+    for options in ({"img_size": 96}, {"img_size": 224}, {}, *({"img_size": 64} | each for each in meant)):
+        convzoo.create_model("resnet18", 10, depths=(1, 1, 1, 1), device="meta", **options)
+    convzoo.create_model("vgg11", 10, img_size=32, device="meta")
+    assert "64x64" in repr(convzoo.create_model("resnet18", img_size=64, stem="small", device="meta"))
+
+
 @dataclass(kw_only=True)
 class OwnConfig(convzoo.ModelConfig):
     num_classes: int = 10

@@ -49,7 +49,7 @@ def compare(
         >>> import convzoo
         >>> table = convzoo.compare(["resnet18", "mnist_res*"])
         >>> [row["macs"] for row in table]
-        [1814073344, 40286208]
+        [1814073344, 786811136]
         >>> table.to_csv().splitlines()[0]
         'model,input_size,params,macs,flops,activations,param_bytes,peak_activation_bytes,top1'
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,15 @@ import torch
 from torch import Tensor
 
 from . import registry
-from ._checks import check_bool, check_number, check_text, match_names, shorten
+from ._checks import check_bool, check_img_size, check_number, check_text, match_names, shorten
 from ._table import facts
 from .models import Classifier, ModelConfig
 from .models._features import check_backbone, to_backbone
 
 if TYPE_CHECKING:
     from os import PathLike
+
+SMALL_SIDE = 96  # pixels; below it an architecture's options for small images are looked at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,7 @@ class ModelInfo:
         num_features: width of the features that its last layer reads.
         params: number of its learnable numbers.
         options: each option and its default here.
+        small_images: the options that suit images of less than 96 pixels; empty if there are none.
         weights: the tags that ``pretrained=`` knows.
     """
 
@@ -59,6 +63,7 @@ class ModelInfo:
     num_features: int
     params: int
     options: Mapping[str, Any]
+    small_images: Mapping[str, Any]
     weights: tuple[str, ...]
 
     def _repr_html_(self) -> str:
@@ -121,6 +126,9 @@ def create_model(
         TypeError: an option the architecture does not have, or a value of the wrong type.
         WeightsError: the weights cannot be found, read or adapted.
 
+    Warns:
+        UserWarning: images of the ``img_size`` given leave maps of 2x2 or less, and an option would leave larger ones.
+
     Example:
         >>> import convzoo, torch
         >>> model = convzoo.create_model("resnet18", num_classes=10, in_chans=1, stem="small")
@@ -136,7 +144,10 @@ def create_model(
     on_meta = target.get("device") == torch.device("meta")
     with torch.device("meta") if on_meta else contextlib.nullcontext():
         if pretrained is False and "." not in str(name):
-            model = registry.build(registry.make_config(name, num_classes, in_chans, img_size, options))
+            config = registry.make_config(name, num_classes, in_chans, img_size, options)
+            model = registry.build(config)
+            if img_size is not None:
+                _suggest_for_small_images(config, options)
         else:
             from .weights.find import Access
             from .weights.load import create_pretrained
@@ -146,6 +157,23 @@ def create_model(
     if features_only:
         model = to_backbone(model, out_indices)
     return model.to(**target) if target else model
+
+
+def _suggest_for_small_images(config: ModelConfig, given: Mapping[str, Any]) -> None:
+    """Warn where next to nothing is left of the images, and the architecture has options against it."""
+    better = {option: value for option, value in config.small_images.items() if option not in given}
+    height, width = check_img_size(config.img_size)
+    if not better or min(height, width) >= SMALL_SIDE:
+        return
+    with torch.device("meta"):
+        maps = registry.build(config).eval().forward_features(torch.empty(1, config.in_chans, height, width))
+    if max(maps.shape[2:]) <= 2:
+        advice = ", ".join(f"{option}={value!r}" for option, value in better.items())
+        warnings.warn(
+            f"of {height}x{width} images {config.name} leaves maps of {maps.shape[2]}x{maps.shape[3]}; pass {advice} "
+            "for larger ones, or the option's present value to say that this is meant",
+            stacklevel=3,
+        )
 
 
 def _check_target(device: Any, dtype: Any) -> dict[str, Any]:
@@ -239,7 +267,14 @@ def _describe(name: str) -> dict[str, Any]:
     kept = ("num_classes", "in_chans", "img_size", "min_size", "fixed_size", "num_features")
     params = sum(parameter.numel() for parameter in model.parameters())
     told = {key: getattr(model, key) for key in kept}
-    return {"name": name, **entry.about, **told, "params": params, "options": entry.config.options}
+    return {
+        "name": name,
+        **entry.about,
+        **told,
+        "params": params,
+        "options": entry.config.options,
+        "small_images": entry.config.small_images,
+    }
 
 
 def _build_on_meta(name: str) -> Classifier:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import FrozenInstanceError, dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from .._checks import (
     check_bool,
@@ -42,6 +42,8 @@ class ModelConfig:
     num_classes: int = 1000
     in_chans: int = 3
     img_size: int | tuple[int, int] = 224
+
+    small_images: ClassVar[Mapping[str, Any]] = {}  # options that suit images of less than 96 pixels
 
     @property
     def options(self) -> dict[str, Any]:

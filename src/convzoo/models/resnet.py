@@ -48,6 +48,8 @@ class ResNetConfig(ModelConfig):
             ``"max"``.
     """
 
+    small_images = {"stem": "small"}
+
     block: Literal["basic", "bottleneck"]
     depths: tuple[int, ...]
     groups: int = 1
