@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 import convzoo
 
-FAMILIES = ("resnet", "vgg", "googlenet")
 THEIR_NAMES = {"googlenet_bn": "googlenet"}  # torchvision's, where they differ from ours
 
 
@@ -35,18 +34,26 @@ def find(name: str) -> ModuleType | None:
         return None
 
 
+class DrawTwice(contextlib.nullcontext):  # type: ignore[type-arg]
+    """Stands for what leaves the first draw out, and leaves nothing out."""
+
+    def __enter__(self) -> DrawTwice:
+        return self
+
+    def make_up(self) -> None:
+        """Nothing was left out."""
+
+
 @contextlib.contextmanager
 def usual_construction() -> Iterator[None]:
     """Within it, layers draw their parameters when they are made, and the model draws them again."""
-    modules = [importlib.import_module(f"convzoo.models.{family}") for family in FAMILIES]
-    kept = [module.without_default_init for module in modules]
-    for module in modules:
-        module.without_default_init = contextlib.nullcontext
+    base = importlib.import_module("convzoo.models._base")
+    ours = base.without_default_init
+    base.without_default_init = DrawTwice
     try:
         yield
     finally:
-        for module, ours in zip(modules, kept, strict=True):
-            module.without_default_init = ours
+        base.without_default_init = ours
 
 
 def built_as_usual(name: str) -> nn.Module:

@@ -46,6 +46,16 @@ def without_gradient(model):
     ]
 
 
+def check_outputs(maps, info, outputs):
+    """The maps are what the layers put out that ``info`` names, as wide as it says."""
+    assert [each.shape[1] for each in maps] == info.channels()
+    for each, path in zip(maps, info.module_name(), strict=True):
+        output = outputs[path]
+        if output.ndim == 3:  # tokens, behind the class token
+            output = output[:, -each.shape[2] * each.shape[3] :].transpose(1, 2).unflatten(2, each.shape[2:])
+        assert torch.equal(each, output), path
+
+
 @pytest.mark.parametrize("name", convzoo.list_models())
 def test_maps_are_as_announced_and_have_a_gradient(name):
     model = build(name)
@@ -54,25 +64,17 @@ def test_maps_are_as_announced_and_have_a_gradient(name):
     for path in model.feature_layers:
         keep = lambda module, inputs, output, path=path: outputs.update({path: output.clone()})  # noqa: E731
         model.get_submodule(path).register_forward_hook(keep)
-    for mode in (True, False):
-        maps = model.train(mode)(x)
-        assert [each.shape[1] for each in maps] == info.channels()
-        assert len(maps) == len(info) == len(model.feature_layers)
-        for each, path in zip(maps, info.module_name(), strict=True):
-            output = outputs[path]
-            if output.ndim == 3:  # tokens, behind the class token
-                output = output[:, -each.shape[2] * each.shape[3] :].transpose(1, 2).unflatten(2, each.shape[2:])
-            assert torch.equal(each, output), path
-    model.train()
-    sum((each * torch.randn_like(each)).sum() for each in model(x)).backward()
+    maps = model.train()(x)
+    check_outputs(maps, info, outputs)
+    sum((each * torch.randn_like(each)).sum() for each in maps).backward()
     assert x.grad.abs().max() > 0
     assert without_gradient(model) == []
     largest = max(info.reduction())
     with torch.no_grad():
-        for each, larger, reduction in zip(
-            maps, model.eval()(images(model, more=largest)), info.reduction(), strict=True
-        ):
-            assert larger.shape[2] - each.shape[2] == larger.shape[3] - each.shape[3] == largest // reduction
+        more = model.eval()(images(model, more=largest))
+    check_outputs(more, info, outputs)
+    for each, larger, reduction in zip(maps, more, info.reduction(), strict=True):
+        assert larger.shape[2] - each.shape[2] == larger.shape[3] - each.shape[3] == largest // reduction
     with torch.device("meta"):
         classifier = convzoo.create_model(name, in_chans=2)
     shapes = {key: value.shape for key, value in classifier.state_dict().items()}
