@@ -46,7 +46,7 @@ def look(model: convzoo.Classifier, picture: Tensor, digits: list[int]) -> list[
     images = (shown - info.mean[0]) / info.std[0]
     result = convzoo.cam(model, images, [digits])
     heat = result.heatmap(normalize="joint")[0]
-    chances = result.logits.softmax(1)[0]
+    chances = result.probabilities[0]
     return [
         (convzoo.overlay(picture, one, size=wide(picture), alpha=0.75), f"{100 * float(chances[digit]):.0f} %")
         for digit, one in zip(digits, heat, strict=True)

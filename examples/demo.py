@@ -47,7 +47,7 @@ def main() -> None:
         counts = convzoo.profile(model, (1, 28, 28))
         print(f"{name}: {counts.params:,} parameters, {counts.macs:,} MACs = {counts.flops:,} FLOPs a digit")
         with torch.no_grad():
-            chances, classes = model(model.preprocess(pictures)).softmax(1).max(1)
+            chances, classes = model.probabilities(model(model.preprocess(pictures))).max(1)
         for path, digit, chance in zip(paths, classes.tolist(), chances.tolist(), strict=True):
             print(f"  {path.name}: {model.weights.classes[digit]} ({100 * chance:.1f} %)")
 

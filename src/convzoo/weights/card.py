@@ -91,7 +91,7 @@ def body(model: Classifier, info: WeightInfo) -> str:
         "## Use\n\n```python\nimport convzoo\nfrom PIL import Image\n\n"
         f'model = convzoo.create_model("{info.architecture}", pretrained="{source}")\n'
         'images = model.preprocess(Image.open("picture.png"))\n'
-        "probabilities = model(images).softmax(-1)[0]\n"
+        "probabilities = model.probabilities(model(images))[0]\n"
         "print(model.weights.classes[probabilities.argmax()], float(probabilities.max()))\n```\n\n"
         "Another number of classes or channels: `num_classes=`, `in_chans=`.",
         _timm_use(info),
