@@ -151,7 +151,7 @@ def test_nets_with_weights_for_each_cell_are_refused_with_the_reason(name):
     native = build_empty(make_config(name))
     state, info = native.state_dict(), describe(native.config)
     with pytest.raises(WeightsMismatch, match=f"for 224x224 images: {name} has weights for each cell of its last maps"):
-        load_fitted(native, state, Wanted(img_size=(64, 64)), info, "the weights")
+        load_fitted(native, state, Wanted(img_size=(64, 64)), info, "the weights", state)
 
 
 def describe(config):

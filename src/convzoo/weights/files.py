@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -179,7 +180,12 @@ def _read_header(raw: BinaryIO) -> dict[str, Any]:
     length = int.from_bytes(raw.read(8), "little")
     if not 2 <= length <= MAX_HEADER:
         raise ValueError(f"a header of {length:,} bytes, where 2 to {MAX_HEADER:,} are allowed")
-    header = json.loads(raw.read(length))
+    return _parse_header(raw.read(length))
+
+
+@functools.lru_cache(maxsize=1)  # a file's is read for its metadata, then for its tensors
+def _parse_header(text: bytes) -> dict[str, Any]:
+    header = json.loads(text)
     if not isinstance(header, dict):
         raise ValueError(f"a header that is no object but a {type(header).__name__}")
     if len(header) > MAX_TENSORS:
@@ -199,7 +205,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         metadata = _read_header(raw).get("__metadata__") or {}
         if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
             raise ValueError("metadata that is not text by name")
-        return metadata
+        return dict(metadata)
 
 
 def read_tensors(path: Path, *, mmap: bool = True) -> dict[str, Tensor]:

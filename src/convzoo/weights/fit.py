@@ -22,7 +22,7 @@ SHOWN = 3  # keys named in an error
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 ORDINARY = (Tensor, nn.Parameter)
 CPU = torch.device("cpu")
-LARGE, PART = 1 << 16, 1 << 12  # numbers
+LARGE_FILE, PART = 1 << 20, 1 << 11  # numbers
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,13 @@ class _counted(without_numbers):  # noqa: N801
         return super().__torch_function__(func, types, args, kwargs)
 
 
-def build_empty(config: ModelConfig, limit: int = 1 << 30) -> Classifier:
+def build_empty(config: ModelConfig, limit: int | None = None) -> Classifier:
     """The model without numbers, on the meta device: its shapes, in milliseconds.
 
     Raises:
         WeightsCorrupted: making it takes more than ``limit`` operations on tensors.
     """
-    with _counted(limit):
+    with without_numbers() if limit is None else _counted(limit):
         return build(config)
 
 
@@ -239,22 +239,22 @@ def fit_tables(model: Classifier, state: State) -> list[str]:
     return [f"{', '.join(other)} made for {model.img_size[0]}x{model.img_size[1]}"]
 
 
-def put_in(model: Classifier, state: State, what: str, *, copy: bool = False) -> None:
+def put_in(model: Classifier, state: State, what: str, *, own: State | None = None, copy: bool = False) -> None:
     """Make the tensors the model's own; a model on the meta device takes them as they are, mapped or not.
 
-    One warning says if some are not finite.
+    One warning says if some are not finite. ``own`` is the model's state dict, if it is at hand.
 
     Raises:
         WeightsMismatch: they are not exactly the model's.
     """
-    own = model.state_dict()
+    own = model.state_dict() if own is None else own
     check_match(model.config.name, own, state, what)
     typed = {key: _cast(key, state[key], tensor.dtype, what) for key, tensor in own.items()}
     empty = next(iter(own.values())).is_meta
     _warn_of_nan(typed, what, mapped=empty)
     if empty:
-        hand_over(model, {key: tensor.clone() for key, tensor in typed.items()} if copy else typed)
-        fill_tables(model)
+        if hand_over(model, {key: tensor.clone() for key, tensor in typed.items()} if copy else typed):
+            fill_tables(model)
     else:
         model.load_state_dict(typed, strict=True)
 
@@ -273,18 +273,24 @@ def _cast(key: str, tensor: Tensor, dtype: torch.dtype, what: str) -> Tensor:
     return cast
 
 
+@torch.no_grad()
 def _warn_of_nan(state: State, what: str, *, mapped: bool) -> None:
     """One warning if tensors hold NaN or infinite numbers.
 
-    Of large tensors that may be mapped only both ends are looked at: reading all would take as long as loading.
+    In a large file that may be mapped only both ends of large tensors are looked at: reading all would take as long as
+    loading.
     """
-    parts: list[Tensor] = []
-    for tensor in state.values():
-        if tensor.is_floating_point():
-            numbers = tensor.detach().reshape(-1)
-            parts += [numbers[:PART], numbers[-PART:]] if mapped and len(numbers) > LARGE else [numbers]
-    small = [part for part in parts if len(part) <= LARGE]
-    large = [part for part in parts if len(part) > LARGE]
+    floating = [tensor for tensor in state.values() if tensor.is_floating_point()]
+    mapped = mapped and sum(tensor.numel() for tensor in floating) > LARGE_FILE
+    small, large = [], []
+    for tensor in floating:
+        numbers = tensor if tensor.ndim == 1 else tensor.reshape(-1)
+        if (count := tensor.numel()) <= 4 * PART:
+            small.append(numbers)
+        elif mapped:
+            small += numbers[:PART], numbers[count - PART :]
+        else:
+            large.append(numbers)
     if {part.device for part in small} == {CPU} and not (torch.cat(small).sum(dtype=torch.float32) * 0).item():
         small = []
     sums = (part.sum(dtype=torch.float32).item() * 0 for part in [*small, *large])
@@ -300,24 +306,37 @@ def _warn_of_nan(state: State, what: str, *, mapped: bool) -> None:
         )
 
 
-def hand_over(model: nn.Module, tensors: State) -> None:
-    """What ``load_state_dict(tensors, assign=True)`` does to plain layers, in a fraction of its time."""
+def hand_over(model: nn.Module, tensors: State) -> bool:
+    """What ``load_state_dict(tensors, assign=True)`` does to plain layers, in a fraction of its time; True if there are
+    buffers that are no part of a state dict."""
+    more = False
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 module._parameters[name] = nn.Parameter(tensors[prefix + name], parameter.requires_grad)
         for name, buffer in module._buffers.items():
-            if buffer is not None and name not in module._non_persistent_buffers_set:
+            if name in module._non_persistent_buffers_set:
+                more = True
+            elif buffer is not None:
                 module._buffers[name] = tensors[prefix + name]
+    return more
 
 
 def load_fitted(
-    native: Classifier, state: State, wanted: Wanted, info: WeightInfo | None, what: str, *, copy: bool = False
+    native: Classifier,
+    state: State,
+    wanted: Wanted,
+    info: WeightInfo | None,
+    what: str,
+    native_state: State,
+    *,
+    copy: bool = False,
 ) -> Classifier:
     """``native``, an empty model of the weights' own shape, with the weights, changed to what is wanted.
 
-    ``info`` is what is known of them; without it, a warning says what was changed.
+    ``native_state`` is its state dict. ``info`` is what is known of the weights; without it, a warning says what was
+    changed.
 
     Raises:
         WeightsMismatch: they cannot be made to fit.
@@ -330,8 +349,8 @@ def load_fitted(
     )
     model, adapted = native, []
     if config != own:
-        if info and any(differences(native.state_dict(), state)):
-            check_match(own.name, native.state_dict(), state, what)
+        if info and any(differences(native_state, state)):
+            check_match(own.name, native_state, state, what)
         model = build_empty(config)
     if config.in_chans != own.in_chans:
         adapted.append(fit_chans(model, state, own.in_chans, what))
@@ -339,7 +358,7 @@ def load_fitted(
         check_size(model, state, info.img_size, what)
     if not info or model.img_size != info.img_size:
         adapted += fit_tables(model, state)
-    put_in(model, state, what, copy=copy)
+    put_in(model, state, what, own=native_state if model is native else None, copy=copy)
     if info:
         chans = model.in_chans
         info = replace(

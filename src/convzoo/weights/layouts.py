@@ -67,13 +67,14 @@ def detect(state: State) -> str:
     return "torchvision"
 
 
-def convert(source: Mapping[str, Any], model: nn.Module, layout: str | None = None) -> State:
+def convert(source: Mapping[str, Any], model: nn.Module, layout: str | None = None, own: State | None = None) -> State:
     """The tensors under our names.
 
     Args:
         source: tensors by name, or a checkpoint that holds such a mapping.
         model: the model they are for.
         layout: whose names they have; None: found out.
+        own: the model's state dict, if it is at hand.
 
     Raises:
         TypeError: there are no tensors.
@@ -82,7 +83,7 @@ def convert(source: Mapping[str, Any], model: nn.Module, layout: str | None = No
     """
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"unknown layout {shorten(layout)}; it is one of {', '.join(LAYOUTS)}, or None to find out")
-    own = model.state_dict()
+    own = model.state_dict() if own is None else own
     if source.keys() == own.keys() and all(isinstance(value, Tensor) for value in source.values()):
         return dict(source)
     state = find_state(source, own)

@@ -97,7 +97,7 @@ def _load_bare(
     native = fit.read_off(model, state)
     if native.num_classes == 0 and wanted.num_classes is None:
         native = model  # a model without its head is not what was asked for
-    return fit.load_fitted(native, state, wanted, None, what, copy=copy)
+    return fit.load_fitted(native, state, wanted, None, what, native.state_dict(), copy=copy)
 
 
 def _load_described(
@@ -115,7 +115,8 @@ def _load_described(
     sizes = (info.num_classes, info.in_chans, info.img_size)
     try:
         fit.check_numbers((*sizes[:2], *own.values()), state)
-        native = fit.build_empty(make_config(asked.name, *sizes, own), fit.operations(state))
+        limit = fit.operations(state) if own else None  # the architecture's own row needs none
+        native = fit.build_empty(make_config(asked.name, *sizes, own), limit)
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         raise WeightsCorrupted(
             f"{where} is described as what {asked.name} cannot be, or not in this file ({error}); correct its "
@@ -123,8 +124,9 @@ def _load_described(
         ) from error
     if options:
         native = fit.build_empty(make_config(asked.name, *sizes, {**own, **options}))
-    state = layouts.convert(state, native, info.layout)
-    return fit.load_fitted(native, state, wanted, info, f"the weights {info.name}")
+    own_state = native.state_dict()
+    state = layouts.convert(state, native, info.layout, own_state)
+    return fit.load_fitted(native, state, wanted, info, f"the weights {info.name}", own_state)
 
 
 def _own_args(info: WeightInfo, architecture: str) -> dict[str, Any]:
