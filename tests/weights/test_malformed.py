@@ -6,9 +6,11 @@ The generators are seeded. The fast tests draw a few hundred cases, the slow one
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import struct
@@ -23,8 +25,16 @@ import torch
 from helpers.weight_folders import edit_json, make_folder, run_python, same
 
 import convzoo
-from convzoo import WeightsCorrupted, WeightsError, WeightsMismatch, WeightsNotFound, WeightsUnsafe
-from convzoo.weights.files import MAX_HEADER, read_metadata, read_tensors
+from convzoo import (
+    WeightsCorrupted,
+    WeightsError,
+    WeightsForbidden,
+    WeightsMismatch,
+    WeightsNotFound,
+    WeightsUnavailable,
+    WeightsUnsafe,
+)
+from convzoo.weights.files import MAX_HEADER, check_hash, read_metadata, read_tensors
 
 SECONDS = 5.0  # for one case; they take milliseconds
 FEW, MANY = 250, 8000
@@ -551,3 +561,33 @@ def test_each_kind_of_place_has_its_error(tmp_path, sound):
             lambda name=name: read_tensors(Path(name)),
         ):
             assert isinstance(outcome(call), WeightsNotFound), name[:20]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (errno.EACCES, WeightsForbidden),
+        (errno.ENOENT, WeightsNotFound),
+        (errno.ENAMETOOLONG, WeightsNotFound),
+        (errno.ELOOP, WeightsNotFound),
+        (errno.EIO, WeightsUnavailable),
+        (errno.ESTALE, WeightsUnavailable),
+    ],
+)
+def test_each_word_of_the_file_system_has_its_error(sound, monkeypatch, code, kind):
+    """Also where a file vanishes, or becomes unreadable, between one look and the next."""
+    original = Path.open
+
+    def fails(self, *args, **options):
+        if self.name in ("model.safetensors", "config.json"):
+            raise OSError(code, os.strerror(code), str(self))
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", fails)
+    for call in (
+        lambda: convzoo.create_model("lenet5", pretrained=sound),
+        lambda: convzoo.load_weights(convzoo.create_model("lenet5"), sound / "model.safetensors"),
+        lambda: check_hash(sound / "model.safetensors", "0" * 64, ""),
+    ):
+        with pytest.raises(kind, match=re.escape(os.strerror(code))):
+            call()
