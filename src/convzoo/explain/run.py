@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .._checks import shorten
 from .._modules import private_copy
 from ..models import Classifier
-from .layers import Reader, check_model, checked, find_layer, name_of, reader, walk
+from .layers import Reader, check_model, checked, find_layer, is_pooled, name_of, reader, walk
 
 Hook = Callable[[nn.Module, Any, Any], Any]
 
@@ -83,17 +83,38 @@ def _autocast(device: torch.device) -> bool:
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
+def is_inert(model: nn.Module) -> bool:
+    """Whether running ``model`` changes nothing of it: all its code is the zoo's and torch's own, it is in evaluation
+    mode, has no hooks, and autograd takes its parameters."""
+    for module in model.modules():
+        if (
+            module.training
+            or module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+            or "forward" in module.__dict__
+            or any(each is not None and each.is_inference() for each in module._parameters.values())
+            or not type(module).__module__.startswith(("convzoo.models.", "torch.nn.modules."))
+        ):
+            return False
+    return True
+
+
 def run(
     model: nn.Module,
     images: Tensor,
     hooks: Sequence[tuple[str, Hook]],
     forward: Callable[[Any, Tensor], Any] = lambda body, images: body(images),
+    *,
+    private: bool = True,
 ) -> Any:
     """What ``forward`` makes of a private copy of ``model``, with ``hooks`` behind its layers, and ``images``.
 
-    Gradients are off in the beginning; a hook may turn them on for what follows it.
+    Gradients are off in the beginning; a hook may turn them on for what follows it. A model that a run leaves as it is
+    (:func:`is_inert`) needs no copy.
     """
-    body = private_copy(model)
+    body = private_copy(model) if private else model
     for path, hook in hooks:
         body.get_submodule(path).register_forward_hook(hook)
     with torch.inference_mode(False), torch.no_grad():  # which both come to an end, whatever the hooks turned on
@@ -120,7 +141,7 @@ class Pass:
         self,
         model: nn.Module,
         images: Tensor,
-        layers: Sequence[str],
+        layers: tuple[str, ...],
         reshape: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.outputs: dict[str, Tensor] = {}
@@ -145,7 +166,18 @@ class Pass:
         if not isinstance(model, Classifier):
             hooks = [(path, self._see) for path, module in walk(model) if isinstance(module, nn.Conv2d)]
         hooks += [(path, open_layer(path)) for path in layers]
-        self.logits = check_logits(run(model, images, hooks), len(images))
+
+        def forward(body: Any, images: Tensor) -> Any:
+            self.outputs[layers[0]] = body.forward_features(images).detach().requires_grad_()
+            grids[layers[0]] = None
+            torch.set_grad_enabled(True)
+            return body.forward_head(self.outputs[layers[0]].clone())
+
+        if is_pooled(model, layers) and is_inert(model):  # the layer is where features end, so that no hook is needed
+            logits = run(model, images, [], forward, private=False)
+        else:
+            logits = run(model, images, hooks)
+        self.logits = check_logits(logits, len(images))
         for path in layers:
             if path not in self.outputs:
                 raise ValueError(f"layer {path!r} takes no part in the forward pass; pick one that does")
