@@ -17,7 +17,7 @@ from torch import nn
 import convzoo
 from convzoo.inference import is_optimized
 from convzoo.inference.folding import fold
-from convzoo.inference.packed import RELU, Activation, PackedConv2d, PackedLinear
+from convzoo.inference.packed import RELU, Activation, PackedConv2d, PackedLinear, activate
 from convzoo.inference.winograd import Winograd
 
 # one of each way of putting a model together; the large ones, which take longer, last
@@ -223,7 +223,7 @@ def test_wide_convolutions_take_the_other_way(activation):
     x, add = torch.randn(2, 128, 13, 14), torch.randn(2, 128, 13, 14)
     for more in ((), (add,), (add, True)):
         kept = add.clone()
-        expected = activation(nn.functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), 1, 1)
+        expected = activate(activation, nn.functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), 1, 1)
                               + (kept.double() if more else 0.0)).float()  # fmt: skip
         assert_same(conv(x, *more), expected)
         assert isinstance(conv._cache[1], Winograd)
@@ -247,7 +247,7 @@ def test_packed_linear():
         linear = PackedLinear.of(nn.Linear(6, 9).requires_grad_(False), activation)
         for x in (torch.randn(6), torch.randn(4, 6), torch.randn(2, 3, 12)[..., ::2], torch.randn(0, 6)):
             assert_same(
-                linear(x), activation(nn.functional.linear(x, linear.weight, linear.bias))
+                linear(x), activate(activation, nn.functional.linear(x, linear.weight, linear.bias))
             ) if x.numel() else None
             assert linear(x).shape == (*x.shape[:-1], 9)
     add = torch.randn(4, 18)[:, ::2]

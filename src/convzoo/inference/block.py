@@ -56,7 +56,7 @@ class FusedBlock(Announcing, nn.Module):
 
     def __init__(self, kind: str, source: int, steps: list[Step], modules: dict[str, nn.Module]) -> None:
         super().__init__()
-        self.kind, self.source, self.steps = kind, source, with_last_reads(steps)
+        self.kind, self.source, self.steps = kind, int(source), with_last_reads(steps)
         for path, module in modules.items():
             *parents, name = path.split(".")
             owner: nn.Module = self
@@ -85,10 +85,12 @@ class FusedBlock(Announcing, nn.Module):
 
 
 def with_last_reads(steps: list[Step]) -> list[Step]:
-    """``steps``, each told which tensors it is the last to read."""
+    """``steps``, each told which tensors it is the last to read; numbers as plain ints, as compilers of torch before
+    2.7 want them."""
     seen: set[int] = set()
     done = []
     for step in reversed(steps):
-        done.append(step._replace(dead=tuple(set(step.tensors) - seen)))
-        seen.update(step.tensors)
+        tensors, outputs = tuple(map(int, step.tensors)), tuple(map(int, step.outputs))
+        done.append(step._replace(tensors=tensors, outputs=outputs, dead=tuple(set(tensors) - seen)))
+        seen.update(tensors)
     return done[::-1]

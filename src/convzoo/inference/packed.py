@@ -29,14 +29,16 @@ class Activation(NamedTuple):
     scalars: tuple[float, ...] = ()
     algorithm: str = ""
 
-    def __call__(self, x: Tensor, *, inplace: bool = False) -> Tensor:
-        if self.name == "none":
-            return x
-        if self.name == "relu":
-            return F.relu(x, inplace)
-        if self.name == "leaky_relu":
-            return F.leaky_relu(x, self.scalars[0], inplace)
-        return torch.sigmoid(x) if self.name == "sigmoid" else F.gelu(x)
+
+def activate(activation: Activation, x: Tensor, *, inplace: bool = False) -> Tensor:
+    """``x`` through ``activation``; a function, for compilers of torch before 2.7 call no tuples."""
+    if activation.name == "none":
+        return x
+    if activation.name == "relu":
+        return F.relu(x, inplace)
+    if activation.name == "leaky_relu":
+        return F.leaky_relu(x, activation.scalars[0], inplace)
+    return torch.sigmoid(x) if activation.name == "sigmoid" else F.gelu(x)
 
 
 NONE, RELU, GELU = Activation(), Activation("relu"), Activation("gelu", (), "none")
@@ -159,9 +161,9 @@ class PackedConv2d(_Packed, nn.Conv2d):
             or isinstance(self.padding, str)
         ):
             out = super().forward(x)
-            return self.activation(out if add is None else out + add)
+            return activate(self.activation, out if add is None else out + add)
         if add is not None and add.shape != self._shape_for(x):
-            return self.activation(super().forward(x) + add)
+            return activate(self.activation, super().forward(x) + add)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         x = x.contiguous(memory_format=layout)
         key = self._key(weight, self.bias, *x.shape)
@@ -171,7 +173,7 @@ class PackedConv2d(_Packed, nn.Conv2d):
         name, scalars, algorithm = self.activation
         if isinstance(cache[1], Winograd):
             out = cache[1](x)
-            return self.activation(out if add is None else out.add_(add), inplace=True)
+            return activate(self.activation, out if add is None else out.add_(add), inplace=True)
         where = (cache[1], self.bias, self.padding, self.stride, self.dilation, self.groups)
         if add is None:
             return torch.ops.mkldnn._convolution_pointwise(x, *where, name, scalars, algorithm)
@@ -226,7 +228,7 @@ class PackedLinear(_Packed, nn.Linear):
         weight = self.weight
         if not can_use_kernels(x, weight) or x.shape[-1] != self.in_features:
             out = super().forward(x)
-            return self.activation(out) if add is None else out + add
+            return activate(self.activation, out) if add is None else out + add
         rows = x.numel() // x.shape[-1]
         key = self._key(weight, None, rows)
         cache = self._cache
