@@ -93,6 +93,8 @@ def check_pixels(height: int, width: int, name: str = "the picture") -> None:
 
 def upright(image: Image) -> Image:
     """A PIL image turned as its EXIF entry says that it is to be seen."""
+    if not is_turned(image):
+        return image
     from PIL import ImageOps
 
     try:

@@ -106,7 +106,7 @@ class Transform:
         views = self.views(images, prepare=prepare, invert=invert)
         for what in dict.fromkeys(filter(None, map(self.unlike, views))):
             warnings.warn(f"a picture {what}", UserWarning, stacklevel=2)
-        return torch.cat([self.normalise(view.pixels) for view in views])
+        return self.normalise(torch.cat([unit(view.pixels) for view in views]))
 
     def views(self, images: Any, *, prepare: Prepare = False, invert: bool = False, single: bool = False) -> list[View]:
         """What the net sees of each picture; arguments as :meth:`batch`. ``single``: what is given is one picture."""
