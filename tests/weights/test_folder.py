@@ -216,10 +216,10 @@ print("go", flush=True)
 while True:
     convzoo.save_pretrained(new, {str(folder)!r}, tag="new", mean=0.2, std=0.3)
 """
-    for index in range(40):
+    for index in range(15):
         process = start_python(code)
         process.stdout.readline()
-        time.sleep(0.002 * index)
+        time.sleep(0.006 * index)
         process.kill()
         process.communicate()
         assert numbers(folder) in ("made_up", "new")
