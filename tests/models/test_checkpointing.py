@@ -118,6 +118,7 @@ def test_a_graph_used_twice_counts_once():
     assert int(model.layer1[0].bn1.num_batches_tracked) == 1
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler, about itself
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "options"), [("resnet18", {"stem": "small"}), ("t2t_vit_7", {"depth": 2})])
 def test_compiles_to_the_same_step(name, options, backend):
