@@ -23,10 +23,10 @@ def _no_hanging():
     """Whoever waits on a pipe is woken."""
 
     def wake(*arguments):
-        raise TimeoutError("still waiting after 30 s")
+        raise TimeoutError("still waiting after 240 s")
 
     before = signal.signal(signal.SIGALRM, wake)
-    signal.alarm(30)
+    signal.alarm(240)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
