@@ -207,6 +207,17 @@ class TestUnlike:
         for how in ({}, {"prepare": True}):
             with pytest.warns(UserWarning, match="is blank: all its pixels are the same"):
                 self.transform.batch(Image.new("L", (50, 50)), **how)
+            with pytest.warns(UserWarning, match="is blank: all its pixels are the same"):  # and not: mostly bright
+                self.transform.batch(Image.new("L", (50, 50), 255), **how)
+
+    def test_what_was_tried_is_not_advised(self):
+        paper = Image.new("L", (50, 50), 250)
+        paper.paste(245, (10, 10, 40, 40))  # too faint for ink
+        with pytest.warns(UserWarning, match="prepare=True finds the ink"):
+            self.transform.batch(paper)
+        for prepare in (True, "auto"):
+            with pytest.warns(UserWarning, match="mostly bright.*; no ink was found, invert=True"):
+                self.transform.batch(paper, prepare=prepare)
 
     def test_numbers_that_a_program_made_up_are_not_judged_blank(self):
         assert self.transform.batch(torch.zeros(2, 1, 28, 28)).shape == (2, 1, 28, 28)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -32,12 +32,14 @@ class View:
         box: the part of the upright pictures that they show.
         notes: what was done to them, in words.
         file: they come from a file, or a PIL image, rather than from numbers that a program made.
+        searched: ink was looked for, and nothing had to be done or none was found.
     """
 
     pixels: Tensor
     box: Box
     notes: tuple[str, ...] = ()
     file: bool = False
+    searched: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,7 @@ class Transform:
             opacity = None if alpha is None else alpha[index : index + 1]
             done = self._prepared(one, opacity, prepare == "auto", invert)
             if done is None:
-                views.append(self._cut(one, opacity, notes, file))
+                views.append(replace(self._cut(one, opacity, notes, file), searched=True))
             else:
                 views.append(View(done.pixels, done.box, notes + done.notes, file))
         return views
@@ -199,14 +201,16 @@ class Transform:
 
     def unlike(self, view: View) -> str:
         """Why pictures are unlike what the weights were trained on, in words; empty if they are not."""
-        means = unit(view.pixels).mean((1, 2, 3))
-        if self.preparation == "mnist" and bool((means > BRIGHT).any()):
-            return (
-                "is mostly bright, and these weights know bright ink on black; prepare=True finds the ink and does "
-                "what was done to MNIST's, invert=True takes dark for bright"
-            )
         flat = view.pixels.flatten(1)
-        if view.file and bool((flat.amax(1) == flat.amin(1)).any()):
+        blank = (flat.amax(1) == flat.amin(1)) & view.file
+        bright = (unit(view.pixels).mean((1, 2, 3)) > BRIGHT) & ~blank
+        if self.preparation == "mnist" and bool(bright.any()):
+            ink = (
+                "no ink was found" if view.searched else "prepare=True finds the ink and does what was done to MNIST's"
+            )
+            known = "is mostly bright, and these weights know bright ink on black"
+            return f"{known}; {ink}, invert=True takes dark for bright"
+        if bool(blank.any()):
             return "is blank: all its pixels are the same, and what the net says of it means nothing"
         return ""
 

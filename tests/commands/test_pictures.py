@@ -117,6 +117,10 @@ class TestPredict:
         Image.new("L", (28, 28)).save(tmp_path / "blank.png")
         assert "inverted: dark ink made bright" in run("predict", "lenet5", tmp_path / "dark.png")[2]
         assert "is blank" in run("predict", "lenet5", tmp_path / "blank.png")[2]
+        Image.new("L", (28, 28), 255).save(tmp_path / "white.png")
+        white = run("predict", "lenet5", tmp_path / "white.png")[2]
+        assert "is blank" in white
+        assert "--no-prepare" not in white
         plain = run("predict", "lenet5", tmp_path / "dark.png", "--no-prepare")
         assert "mostly bright" in plain[2]
         assert "--invert" in plain[2]
