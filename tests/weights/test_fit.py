@@ -12,7 +12,8 @@ from helpers.weight_folders import make_folder, same
 import convzoo
 from convzoo import WeightInfo, WeightsMismatch, WeightsNotFound
 from convzoo.registry import make_config
-from convzoo.weights.fit import Wanted, build_empty, fold_chans, load_fitted
+from convzoo.weights.adapt import Wanted, fold_chans, load_fitted
+from convzoo.weights.fit import build_empty
 
 
 @pytest.fixture(scope="module")

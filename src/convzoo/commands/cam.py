@@ -197,12 +197,14 @@ def save(sheet: Image, path: Path) -> Path:
 
 
 def find_classes(model: Classifier, words: str) -> list[int]:
-    """Names or numbers with commas between them, as numbers of classes."""
-    names = list(model.weights.classes) if model.weights else []
+    """Names, the data set's identifiers or numbers with commas between them, as numbers of classes."""
+    names, identifiers = (list(model.weights.classes), list(model.weights.class_ids)) if model.weights else ([], [])
     found = []
     for word in (part.strip() for part in words.split(",")):
         if word in names:
             found.append(names.index(word))
+        elif word in identifiers:
+            found.append(identifiers.index(word))
         elif word.isdecimal() and int(word) < model.num_classes:
             found.append(int(word))
         else:

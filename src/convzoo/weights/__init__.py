@@ -2,8 +2,9 @@
 
 ``entries`` is the table of what there is, ``find`` the order of places, ``hub`` a repository of the Hub (``cache`` its
 folder on this machine, ``transfer`` the way of its files, ``client`` what the Hub's own library says), ``files`` the
-reading of safetensors, ``schema`` the ``config.json``, ``layouts`` other people's names, ``fit`` other classes,
-channels and sizes, ``publish``, ``card`` and ``push`` the way out.
+reading of safetensors, ``schema`` the ``config.json``, ``layouts`` other people's names, ``adapt`` other classes,
+channels and sizes, ``fit`` the tensors put in; ``plain``, ``publish``, ``folder``, ``card`` and ``push`` save and
+publish.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from .._modules import unwrap
 from ..models import Classifier, ModelConfig
 from ..models._features import keys_left_out
 from ..registry import find_entry, make_config
-from . import find, fit, layouts
+from . import adapt, find, fit, layouts
 from .entries import WeightInfo, default_tag
 from .errors import WeightsCorrupted, WeightsMismatch
 from .files import PICKLES, read_pickle, read_tensors
@@ -51,7 +51,7 @@ def create_pretrained(
         raise ValueError(f"weights of {name} cannot be loaded onto the meta device; leave it, or pretrained=False")
     architecture, _, tag = name.partition(".") if isinstance(name, str) else (name, "", "")
     find_entry(architecture)
-    wanted = fit.Wanted(num_classes, in_chans, None if img_size is None else check_img_size(img_size))
+    wanted = adapt.Wanted(num_classes, in_chans, None if img_size is None else check_img_size(img_size))
     asked = make_config(architecture, num_classes, in_chans, img_size, given)
     if isinstance(pretrained, Mapping):
         model = _load_bare(asked, pretrained, wanted, "the tensors given", copy=True)
@@ -89,19 +89,19 @@ def _find(name: str, architecture: str, tag: str, pretrained: bool | Source, acc
 
 
 def _load_bare(
-    asked: ModelConfig, source: Mapping[str, Tensor], wanted: fit.Wanted, what: str, *, copy: bool = False
+    asked: ModelConfig, source: Mapping[str, Tensor], wanted: adapt.Wanted, what: str, *, copy: bool = False
 ) -> Classifier:
     """Tensors without a description: taken for the architecture and options asked for."""
     model = fit.build_empty(asked)
     state = layouts.convert(source, model)
-    native = fit.read_off(model, state)
+    native = adapt.read_off(model, state)
     if native.num_classes == 0 and wanted.num_classes is None:
         native = model  # a model without its head is not what was asked for
-    return fit.load_fitted(native, state, wanted, None, what, native.state_dict(), copy=copy)
+    return adapt.load_fitted(native, state, wanted, None, what, native.state_dict(), copy=copy)
 
 
 def _load_described(
-    asked: ModelConfig, state: dict[str, Tensor], info: WeightInfo, wanted: fit.Wanted, options: dict[str, Any]
+    asked: ModelConfig, state: dict[str, Tensor], info: WeightInfo, wanted: adapt.Wanted, options: dict[str, Any]
 ) -> Classifier:
     """Tensors with a description, which is held against them before anything is built of it."""
     where = info.source or info.name
@@ -126,7 +126,7 @@ def _load_described(
         native = fit.build_empty(make_config(asked.name, *sizes, {**own, **options}))
     own_state = native.state_dict()
     state = layouts.convert(state, native, info.layout, own_state)
-    return fit.load_fitted(native, state, wanted, info, f"the weights {info.name}", own_state)
+    return adapt.load_fitted(native, state, wanted, info, f"the weights {info.name}", own_state)
 
 
 def _own_args(info: WeightInfo, architecture: str) -> dict[str, Any]:
@@ -219,6 +219,6 @@ def load_weights(
 
 def _with_own_head(model: Classifier, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors, with the model's own instead of those that its number of classes decides."""
-    own, head = model.state_dict(), fit.head_keys(model)
+    own, head = model.state_dict(), adapt.head_keys(model)
     body = {key: tensor for key, tensor in state.items() if key not in head}
     return {**body, **{key: own[key] for key in own if key in head}}
