@@ -10,7 +10,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 when it went well; 1 when some of what was asked could not be done (a file that is no
-        picture, no match); 2 and one line on stderr when nothing could; 130 when interrupted; 141 when the reader of
+        picture, no match); 2 when nothing could, and stderr says why; 130 when interrupted; 141 when the reader of
         the output has gone.
     """
     try:

@@ -110,6 +110,24 @@ class TestPredict:
         assert err.count("\n") == 4
         for path in bad:
             assert str(path) in err
+        status, out, err = run("predict", "lenet5", *bad)
+        assert (status, out, err.count("\n")) == (2, "", 4)
+
+    @pytest.mark.parametrize("command", ["predict", "cam"])
+    def test_a_bad_source_is_named_and_the_rest_is_read(self, run, tmp_path, command):
+        (tmp_path / "empty").mkdir()
+        bad = [tmp_path / "empty", "/nowhere/*.png", "https://example.com/a.png", "a" * 300]
+        out_of_cam = ["-o", tmp_path / "o.png"] if command == "cam" else []
+        status, out, err = run(command, "-w", "lenet5", *bad[:2], DIGITS / "3.png", *bad[2:], *out_of_cam)
+        assert status == 1
+        assert "3 " in out or "3: " in out
+        assert err.count("\n") == len(bad)
+        for source in bad:
+            assert str(source) in err
+        status, out, err = run(command, "-w", "lenet5", *bad[:3], *out_of_cam)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        for source in bad[:3]:
+            assert str(source) in err
 
     def test_what_was_done_is_said(self, run, tmp_path):
         dark = Image.open(DIGITS / "3.png").convert("L").point(lambda value: 255 - value)
@@ -209,5 +227,5 @@ class TestCam:
         assert "notes.txt is not a picture" in err
         assert (tmp_path / "o.png").is_file()
         status, out, _ = run("cam", "fcn_gap", photos / "notes.txt", "-o", tmp_path / "none.png")
-        assert (status, out) == (1, "")
+        assert (status, out) == (2, "")
         assert not (tmp_path / "none.png").exists()

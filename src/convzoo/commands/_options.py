@@ -95,3 +95,10 @@ def show_json(value: Any) -> None:
 def say(text: str) -> None:
     """A line for the person, beside the output."""
     print(f"convzoo: {text}", file=sys.stderr)
+
+
+def one_line(message: object) -> str:
+    """What an error or a warning says, on one line; an error of the system without its number."""
+    if isinstance(message, OSError) and message.strerror and message.filename:
+        return f"{message.filename}: {message.strerror}"
+    return " ".join(str(message).split()) or type(message).__name__

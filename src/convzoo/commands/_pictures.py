@@ -79,27 +79,44 @@ def load(source: str, architecture: str | None = None) -> Classifier:
     return create_model(name, pretrained=pretrained)
 
 
-def find_images(sources: list[str]) -> list[str]:
-    """The files that are meant; what cannot be one is passed on, so that it is named when it is read."""
+def find_images(sources: list[str]) -> tuple[list[str], int]:
+    """The files that are meant, and the exit status so far: 1 where a source, which is said, means none.
+
+    What cannot be a picture is passed on, so that it is named when it is read.
+
+    Raises:
+        ValueError: no source means a file.
+    """
     found: list[str] = []
+    wrong: list[str] = []
     for source in sources:
-        if source == "-":
-            found.append(source)
-        elif source.startswith(("http://", "https://")):
-            raise ValueError(f"nothing is fetched from the network; pipe it: curl -s {source} | convzoo ... -")
-        elif Path(source).is_dir():
-            inside = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise ValueError(f"there is no picture in the folder {source}; their names end in .png, .jpg, ...")
-            found += map(str, inside)
-        elif any(mark in source for mark in "*?[") and not Path(source).exists():
-            matching = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 - takes absolute patterns too
-            if not matching:
-                raise ValueError(f"no file matches {source!r}")
-            found += matching
-        else:
-            found.append(source)
-    return found
+        try:
+            found += _files_of(source)
+        except (ValueError, OSError) as error:
+            wrong.append(_options.one_line(error))
+    if not found:
+        raise ValueError("; ".join(wrong))
+    for words in wrong:
+        _options.say(words)
+    return found, int(bool(wrong))
+
+
+def _files_of(source: str) -> list[str]:
+    if source == "-":
+        return [source]
+    if source.startswith(("http://", "https://")):
+        raise ValueError(f"nothing is fetched from the network; pipe it: curl -s {source} | convzoo ... -")
+    if Path(source).is_dir():
+        inside = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in SUFFIXES)
+        if not inside:
+            raise ValueError(f"there is no picture in the folder {source}; their names end in .png, .jpg, ...")
+        return list(map(str, inside))
+    if any(mark in source for mark in "*?[") and not Path(source).exists():
+        matching = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 - takes absolute patterns too
+        if not matching:
+            raise ValueError(f"no file matches {source!r}")
+        return matching
+    return [source]
 
 
 def read_images(names: list[str]) -> Iterator[tuple[str, Image | None]]:
@@ -113,7 +130,7 @@ def read_images(names: list[str]) -> Iterator[tuple[str, Image | None]]:
             else:
                 yield name, open_image(Path(name))
         except (ValueError, OSError) as error:
-            _options.say(" ".join(str(error).split()))
+            _options.say(_options.one_line(error))
             yield name, None
 
 

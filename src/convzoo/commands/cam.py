@@ -43,7 +43,7 @@ def add_commands(subparsers: Any) -> None:
 
 
 def run_cam(args: argparse.Namespace) -> int:
-    """Write the sheets, and print a line for each class; 1 if a picture could not be read."""
+    """Write the sheets, and print a line for each class; 1 if a picture could not be read, 2 if none could."""
     out = Path(args.out)
     many = args.out.endswith("/") or out.is_dir()
     if not many and out.suffix.lower() not in SUFFIXES:
@@ -54,13 +54,12 @@ def run_cam(args: argparse.Namespace) -> int:
 
     require_pillow()
     source, images = _pictures.split_weights(args)
-    images = _pictures.find_images(images)
+    images, status = _pictures.find_images(images)
     model = _pictures.load(source, args.arch)
     target: Any = ("top", min(args.top, max(model.num_classes, 2))) if args.classes is None else None
     target = target or [find_classes(model, args.classes)]
     rows: list[dict[str, Any]] = []
     written: list[Path] = []
-    status = 0
     for name, image in _pictures.read_images(images):
         if image is None:
             status = 1
@@ -85,7 +84,7 @@ def run_cam(args: argparse.Namespace) -> int:
         _options.show_json({"images": rows, "written": [str(path) for path in written]})
     elif rows:
         print(f"{rows[0]['method']} at {rows[0]['layer']}: {', '.join(map(str, written))}")
-    return status
+    return status if rows else 2
 
 
 def free_name(folder: Path, image: str, taken: Sequence[Path]) -> Path:

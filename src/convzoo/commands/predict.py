@@ -37,13 +37,13 @@ def add_commands(subparsers: Any) -> None:
 
 
 def run_predict(args: argparse.Namespace) -> int:
-    """Print the likeliest classes of each picture, one picture a line; 1 if one could not be read."""
+    """Print the likeliest classes of each picture, one picture a line; 1 if one could not be read, 2 if none could."""
     import torch
 
     source, images = _pictures.split_weights(args)
-    images = _pictures.find_images(images)
+    images, status = _pictures.find_images(images)
     model = _pictures.load(source, args.arch)
-    rows, status = [], 0
+    rows: list[dict[str, Any]] = []
     for name, image in _pictures.read_images(images):
         if image is None:
             status = 1
@@ -72,7 +72,7 @@ def run_predict(args: argparse.Namespace) -> int:
         _options.show_json(_by_image(rows))
     elif args.format == "csv":
         print(Table(COLUMNS[:4], rows).to_csv(), end="")
-    return status
+    return status if rows else 2
 
 
 def _by_image(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from .._checks import did_you_mean
 from ..weights.errors import WeightsError
-from . import cam, completion, models, predict, profile, weights
+from . import _options, cam, completion, models, predict, profile, weights
 
 COMMANDS = (models, profile, weights, predict, cam, completion)
 DESCRIPTION = "The classic image classifiers, by name: what there is, what it costs, what it sees."
@@ -79,15 +79,9 @@ def _run(args: argparse.Namespace) -> int:
         except BrokenPipeError:
             raise
         except (ValueError, TypeError, ImportError, OSError, WeightsError) as error:
-            print(f"convzoo: {_one_line(error)}", file=sys.stderr)
+            _options.say(_options.one_line(error))
             return 2
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:
-    print(f"convzoo: {_one_line(message)}", file=sys.stderr)
-
-
-def _one_line(message: object) -> str:
-    if isinstance(message, OSError) and message.strerror and message.filename:
-        return f"{message.filename}: {message.strerror}"
-    return " ".join(str(message).split()) or type(message).__name__
+    _options.say(_options.one_line(message))
