@@ -125,7 +125,7 @@ def test_position_table_for_another_grid(folders):
     assert not model.pos_embed.requires_grad
     assert torch.equal(model.state_dict()["cls_token"], own.state_dict()["cls_token"])
     assert model.weights.img_size == (64, 64)
-    assert "pos_embed made for 64x64" in model.weights.adapted[0]
+    assert model.weights.adapted == ("images of 64x64, trained on 224x224", "pos_embed made for 64x64")
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 1000)
 
 
@@ -239,3 +239,16 @@ def test_names_that_do_not_do(name, pretrained, error, words):
 def test_another_architecture_is_refused(folders):
     with pytest.raises(WeightsMismatch, match="holds weights of lenet5, and mnist_net was asked for"):
         convzoo.create_model("mnist_net", pretrained=folders("lenet5"))
+
+
+@pytest.mark.parametrize("name", ["fcn_gap", "mnist_resnet", "fcn_gap.mnist"])
+@pytest.mark.parametrize("size", [56, (28, 40)])
+def test_another_image_size_is_said_and_has_no_accuracy(name, size):
+    """What was measured at one size says nothing of another one."""
+    model = convzoo.create_model(name, pretrained=True, img_size=size)
+    height, width = model.img_size
+    assert model.weights.adapted == (f"images of {height}x{width}, trained on 28x28",)
+    assert model.weights.metrics == {}
+    same = convzoo.create_model(name, pretrained=True, img_size=28)
+    assert same.weights.adapted == ()
+    assert same.weights.metrics["n"] == 10_000

@@ -174,6 +174,8 @@ def load_fitted(
         adapted.append(fit_chans(model, state, own.in_chans, what))
     if info and model.img_size != info.img_size:
         check_size(model, state, info.img_size, what)
+        (height, width), trained = model.img_size, "x".join(map(str, info.img_size))
+        adapted.append(f"images of {height}x{width}, trained on {trained}")
     if not info or model.img_size != info.img_size:
         adapted += fit_tables(model, state)
     put_in(model, state, what, own=native_state if model is native else None, copy=copy)
