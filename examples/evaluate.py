@@ -1,10 +1,12 @@
 """Measure an accuracy again: the figure that a set of weights is published with, on the pictures it was measured on.
 
 python examples/evaluate.py --weights lenet5.mnist --data FOLDER    # a folder with test-*.parquet or valid-*.parquet
+python examples/evaluate.py --weights runs/mnist_net.mnist --data FOLDER    # your own, as training wrote them
 """
 
 import argparse
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -14,6 +16,17 @@ from pyarrow import parquet
 from tqdm import tqdm
 
 import convzoo
+
+
+def load(source: str) -> convzoo.Classifier:
+    """The net of the weights that ``source`` names: ``arch.tag``, or a folder that ``save_pretrained`` wrote."""
+    folder = Path(source)
+    if not folder.is_dir() or source in (*convzoo.list_weights(), *convzoo.list_models()):
+        return convzoo.create_model(source, pretrained=True)
+    architecture = dict(json.loads((folder / "config.json").read_text())).get("architecture")
+    if architecture is None:
+        raise ValueError("its config.json names no architecture; pass a folder that save_pretrained wrote")
+    return convzoo.create_model(architecture, pretrained=folder)
 
 
 @torch.no_grad()
@@ -36,11 +49,16 @@ def evaluate(model: convzoo.Classifier, folder: Path, batch: int = 500) -> float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, help="as list_weights() names them, such as lenet5.mnist")
+    parser.add_argument("--weights", required=True, help="such as lenet5.mnist (list_weights() names all), or a folder")
     parser.add_argument("--data", type=Path, required=True, help="folder of parquet files")
     args = parser.parse_args()
-    model = convzoo.create_model(args.weights, pretrained=True)
-    print(f"{args.weights}: {evaluate(model, args.data):.2f} %, published {model.weights.metrics['top1']} %")
+    try:
+        model = load(args.weights)
+    except (ValueError, OSError, TypeError, convzoo.WeightsError) as error:
+        sys.exit(f"--weights {args.weights}: {error}")
+    published = model.weights.metrics.get("top1")
+    measured = f"{args.weights}: {evaluate(model, args.data):.2f} %"
+    print(measured + (f", published {published} %" if published is not None else ""))
 
 
 if __name__ == "__main__":

@@ -146,6 +146,35 @@ def test_evaluate(digits, tmp_path):
     assert accuracy >= 80  # drawn digits are not what it was trained on
 
 
+def test_evaluate_of_a_folder(digits, tmp_path):
+    convzoo.save_pretrained(convzoo.create_model("lenet5.mnist", pretrained=True), tmp_path / "net", tag="mine")
+    out = run(EXAMPLES / "evaluate.py", "--weights", "net", "--data", digits, cwd=tmp_path)
+    published = run(EXAMPLES / "evaluate.py", "--weights", "lenet5.mnist", "--data", digits, cwd=tmp_path)
+    assert out.strip().removeprefix("net: ") == published.removeprefix("lenet5.mnist: ").split(", published")[0]
+
+
+@pytest.mark.parametrize(
+    ("weights", "data", "words"),
+    [
+        ("lenet5.mnits", ".", "--weights lenet5.mnits: there are no weights 'lenet5.mnits'; did you mean"),
+        ("lenett5", ".", "did you mean 'lenet5'"),
+        ("no/folder", ".", "--weights no/folder"),
+        ("empty", ".", "empty/config.json"),
+        ("foreign", ".", "--weights foreign: its config.json names no architecture"),
+        ("lenet5.mnist", "nowhere", "nowhere holds no test-"),
+    ],
+)
+def test_evaluate_refuses_in_one_line(weights, data, words, tmp_path):
+    for folder in ("empty", "foreign"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "foreign" / "config.json").write_text('{"model_type": "resnet"}')
+    command = [sys.executable, EXAMPLES / "evaluate.py", "--weights", weights, "--data", data]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert words in done.stderr
+
+
 def test_demo(digits, tmp_path):
     from PIL import Image
 
