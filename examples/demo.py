@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 import convzoo
 
@@ -23,14 +23,17 @@ def find_data(given: Path | None) -> Path | None:
     return given or (beside if beside.is_dir() else None)
 
 
-def sheet(rows: list[list[Image.Image]], margin: int = 8) -> Image.Image:
-    """Pictures of one size, row by row, on white."""
+def sheet(rows: list[list[Image.Image]], titles: list[list[str]], margin: int = 8, line: int = 22) -> Image.Image:
+    """Pictures of one size, row by row, on white, each with its title over it."""
     width, height = rows[0][0].size
-    size = (len(rows[0]) * (width + margin) + margin, len(rows) * (height + margin) + margin)
-    paper = Image.new("RGB", size, "white")
+    across, down = width + margin, height + line + margin
+    paper = Image.new("RGB", (len(rows[0]) * across + margin, len(rows) * down + margin), "white")
+    pen, font = ImageDraw.Draw(paper), ImageFont.load_default(16)
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
-            paper.paste(picture, (margin + x * (width + margin), margin + y * (height + margin)))
+            corner = (margin + x * across, margin + y * down)
+            pen.text(corner, titles[y][x], fill="black", font=font)
+            paper.paste(picture, (corner[0], corner[1] + line))
     return paper
 
 
@@ -56,7 +59,10 @@ def main() -> None:
     looks = convzoo.cam(model, digits)
     plain = [picture.convert("RGB").resize((112, 112), Image.Resampling.NEAREST) for picture in pictures]
     args.out.mkdir(parents=True, exist_ok=True)
-    sheet([plain, looks.overlay(pictures, size=112)]).save(args.out / "cam.png")
+    likeliest = zip(*(values.tolist() for values in looks.probabilities.max(1)), strict=True)
+    answers = [f"{model.weights.classes[digit]}: {100 * chance:.1f} %" for chance, digit in likeliest]
+    titles = [[path.name for path in paths], answers]
+    sheet([plain, looks.overlay(pictures, size=112)], titles).save(args.out / "cam.png")
     print(f"where fcn_gap looks: {args.out / 'cam.png'}")
 
     data = find_data(args.data)

@@ -184,5 +184,8 @@ def test_demo(digits, tmp_path):
         assert out.count(f"{digit}.png: {digit} (") == 2  # both nets read every drawn digit
     with Image.open(tmp_path / "out" / "cam.png") as picture:
         assert picture.width > 1000
+        ink = picture.convert("L").point(lambda value: 255 * (value < 128))
+        titles = [(left, top, left + 112, top + 22) for top in (8, 150) for left in range(8, 1200, 120)]
+        assert all(ink.crop(title).getbbox() for title in titles)  # each picture has its own
         colours = {pixel for _, pixel in picture.getcolors(1 << 24)}
     assert any(red != blue for red, _, blue in colours)  # there is heat in it
