@@ -161,4 +161,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on after the last epoch that was finished", file=sys.stderr)
+        sys.exit(130)

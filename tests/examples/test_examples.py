@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,20 @@ train_mnist.main()
     again = convzoo.create_model("lenet5", pretrained=tmp_path / "parts")
     for key, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
+
+
+def test_an_interrupt_of_train_mnist_is_one_line(digits, tmp_path):
+    command = [sys.executable, EXAMPLES / "train_mnist.py", "--model", "lenet5", "--data", digits, "--epochs", "9999"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    options = ["--batch", "40", "--held-out", "40", "--no-test"]
+    with subprocess.Popen([*command, *options], cwd=tmp_path, env=environment, **pipes) as process:
+        assert process.stdout.readline().startswith("epoch 1: ")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("stopped; the same command goes on")
+    assert "Traceback" not in errors
 
 
 def test_train_mnist_on_shrunk_digits_and_cooled_logits(digits, tmp_path):
