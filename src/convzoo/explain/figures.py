@@ -237,7 +237,8 @@ def show_feature_maps(
     """The maps of one image, layer by layer, as grids; each map from its least value (dark) to its largest.
 
     Args:
-        model, layers: see :func:`convzoo.feature_maps`.
+        model: as :func:`convzoo.feature_maps` takes it.
+        layers: likewise.
         image: (C, H, W) or (1, C, H, W); or a picture, of a model with a transform.
         max_maps: show the first so many of each layer.
         columns: maps in a row.

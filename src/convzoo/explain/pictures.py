@@ -172,7 +172,8 @@ def overlay(
         min_side: enlarge small images until their shorter side has so many pixels; 224 suits a screen.
         box: where in the image the heat lies, (top, left, height, width) in its pixels, for an image of which the net
             saw a part, such as ``model.transform.box(height, width)``; None: all over it.
-        mean, std: the normalisation to undo, one value a channel.
+        mean: of the normalisation to undo, one value a channel.
+        std: likewise.
         ground: what transparent images are laid on, 0 black to 1 white.
 
     Raises:
