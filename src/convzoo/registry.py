@@ -84,10 +84,10 @@ def make_config(
     known = config.option_names()
     unknown = [option for option in given if option not in known]
     if unknown:
+        listed = f"its options are {', '.join(known)}; model_info({name!r}).options gives their defaults"
         raise TypeError(
             f"{name} has no option {shorten(unknown[0])}; {did_you_mean(unknown[0], known)}"
-            + (f"its options are {', '.join(known)}" if known else "it has no options")
-            + f"; model_info({name!r}).options gives their defaults"
+            + (listed if known else "it has no options; leave it out")
         )
     for key, value in (("num_classes", num_classes), ("in_chans", in_chans), ("img_size", img_size)):
         if value is not None:

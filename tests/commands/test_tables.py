@@ -193,3 +193,25 @@ def test_a_name_is_found_before_a_part_of_one():
     assert find(["a"], ["a", "ab"]) == ["a"]
     assert find(["b"], ["a", "ab"]) == ["ab"]
     assert find([], ["a", "ab"]) == ["a", "ab"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["profile", "lenet99"], "? 'convzoo list' names all "),
+        (["compare", "zz*"], "; 'convzoo list' names all"),
+        (["profile", "lenet5", "-o", "x=1"], "lenet5 has no option 'x'; it has no options; leave it out"),
+        (["profile", "resnet18", "-o", "x=1"], "; 'convzoo info resnet18' gives their defaults"),
+        (["info", "lenet5.nope"], "? 'convzoo weights' names all "),
+        (
+            ["predict", "resnet18", "x.png"],
+            "; 'convzoo weights' names those there are, and --weights of predict and cam",
+        ),
+    ],
+)
+def test_errors_point_to_commands_not_to_python(run, arguments, words):
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert words in err
+    assert "()" not in err
+    assert "pretrained=" not in err

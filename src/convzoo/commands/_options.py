@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import re
 import sys
 from typing import Any
 
 from .._table import Table
 
 UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+COMMANDS = {"list_models": "list", "list_weights": "weights", "model_info": "info", "weight_info": "info"}
 FORMATS = ("table", "markdown", "csv", "json")
 
 
@@ -101,4 +103,14 @@ def one_line(message: object) -> str:
     """What an error or a warning says, on one line; an error of the system without its number."""
     if isinstance(message, OSError) and message.strerror and message.filename:
         return f"{message.filename}: {message.strerror}"
-    return " ".join(str(message).split()) or type(message).__name__
+    return in_commands(" ".join(str(message).split())) or type(message).__name__
+
+
+def in_commands(text: str) -> str:
+    """What the library advises to Python, for a shell: ``list_models()`` is ``'convzoo list'`` there."""
+
+    def command(call: re.Match[str]) -> str:
+        return f"'{' '.join(['convzoo', COMMANDS[call[1]], *call[2].split()])}'"
+
+    text = re.sub(rf"\b({'|'.join(COMMANDS)})\('?([\w. ]*)'?\)(?:\.\w+)?", command, text)
+    return text.replace("pretrained= also takes", "--weights of predict and cam also takes")
