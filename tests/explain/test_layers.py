@@ -71,6 +71,52 @@ class Tokens(nn.Module):
         return self.head(functional.gelu(x).mean(1 if self.batch_first else 0))
 
 
+class Arranged(nn.Module):
+    """Patches as tokens in an order of the test's own, with two tokens more to put among them, and a block."""
+
+    def __init__(self, arrange, patches=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.arrange = arrange
+        self.patches = patches or nn.Conv2d(3, 8, 8, 8)
+        self.more = nn.Parameter(torch.randn(1, 2, 8))
+        self.norm = nn.LayerNorm(8)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+        self.last = nn.Identity()
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.patches(x)
+        one, two = self.more.expand(len(x), -1, -1).split(1, 1)
+        x = self.last(self.block(self.norm(self.arrange(x, one, two))))
+        return self.head(functional.gelu(x).mean(1))
+
+
+def rowwise(x):
+    return x.flatten(2).transpose(1, 2)
+
+
+def columnwise(x):
+    return rowwise(x.transpose(2, 3))
+
+
+def snake(x):
+    return rowwise(torch.stack([row.flip(2) if odd % 2 else row for odd, row in enumerate(x.unbind(2))], 2))
+
+
+def windows(x):
+    n, c, h, w = x.shape
+    return x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(n, h * w, c)
+
+
+def grid_of(h, w, first=0):
+    return lambda y: y[:, first : first + h * w].transpose(1, 2).unflatten(2, (h, w))
+
+
+def grid_by_columns(h, w, first=0):
+    return lambda y: grid_of(w, h, first)(y).transpose(2, 3)
+
+
 class Unfolded(nn.Module):
     """Patches without a convolution."""
 
@@ -215,6 +261,95 @@ class TestTokens:
         assert embedded.maps.shape[2:] == (16, 16)
         with pytest.raises(ValueError, match=r"layer 'head' gives \(1, 5\)"):
             cam(inner, x, layer="head")
+
+
+class TestOrderOfTokens:
+    @pytest.mark.parametrize("layer", ["norm", "last"])
+    @pytest.mark.parametrize(("h", "w"), [(4, 4), (3, 6), (6, 3), (2, 2), (1, 4), (5, 1)])
+    @pytest.mark.parametrize(
+        ("arrange", "grid"),
+        [
+            (lambda x, one, two: rowwise(x), grid_of),
+            (lambda x, one, two: torch.cat([one, rowwise(x)], 1), lambda h, w: grid_of(h, w, 1)),
+            (lambda x, one, two: torch.cat([rowwise(x), one], 1), grid_of),
+            (lambda x, one, two: columnwise(x), grid_by_columns),
+            (lambda x, one, two: torch.cat([one, columnwise(x)], 1), lambda h, w: grid_by_columns(h, w, 1)),
+            (lambda x, one, two: torch.cat([columnwise(x), one], 1), grid_by_columns),
+        ],
+        ids=["rows", "class, rows", "rows, class", "columns", "class, columns", "columns, class"],
+    )
+    def test_is_measured(self, arrange, grid, h, w, layer):
+        model, x = Arranged(arrange).eval(), torch.rand(2, 3, 8 * h, 8 * w)
+        r = cam(model, x, 1, layer=layer)
+        assert r.maps.shape == (2, 1, h, w)
+        close(r.maps[:, 0], by_hand(model, x, layer, grid(h, w)), 1e-5)
+
+    def test_of_a_class_token_that_comes_last_where_the_size_tells_the_grid(self):
+        model, x = Arranged(lambda x, one, two: torch.cat([rowwise(x), one], 1)).eval(), torch.rand(1, 3, 32, 32)
+        model.patches = nn.Sequential(nn.PixelUnshuffle(8), Permute(0, 2, 3, 1), nn.Linear(192, 8), Permute(0, 3, 1, 2))
+        assert not any(isinstance(module, nn.Conv2d) for module in model.modules())
+        close(cam(model, x, 1, layer="norm").maps[:, 0], by_hand(model, x, "norm", grid_of(4, 4)), 1e-5)
+
+    @pytest.mark.parametrize("value", [0.0, 1.0, 200.0])
+    def test_does_not_depend_on_the_picture(self, value):
+        model = Arranged(lambda x, one, two: torch.cat([rowwise(x), one], 1)).eval()
+        x = torch.full((1, 3, 24, 40), value)
+        close(cam(model, x, 1, layer="last").maps[:, 0], by_hand(model, x, "last", grid_of(3, 5)), 1e-5)
+
+    @pytest.mark.parametrize(("kernel", "padding"), [(7, 3), (7, 2), (5, 1)])
+    @pytest.mark.parametrize("first", [True, False])
+    def test_of_patches_that_overlap(self, kernel, padding, first):
+        def arrange(x, one, two):
+            return torch.cat([one, rowwise(x)] if first else [rowwise(x), one], 1)
+
+        torch.manual_seed(0)
+        model = Arranged(arrange, nn.Conv2d(3, 8, kernel, 4, padding)).eval()
+        x = torch.rand(1, 3, 32, 48)
+        grid = grid_of(*model.patches(x).shape[2:], int(first))
+        close(cam(model, x, 1, layer="last").maps[:, 0], by_hand(model, x, "last", grid), 1e-5)
+
+    @pytest.mark.parametrize("size", [(32, 32), (32, 64), (48, 32)])
+    @pytest.mark.parametrize(
+        "arrange",
+        [
+            lambda x, one, two: torch.cat([one, two, rowwise(x)], 1),
+            lambda x, one, two: torch.cat([rowwise(x), one, two], 1),
+            lambda x, one, two: torch.cat([one, rowwise(x), two], 1),
+            lambda x, one, two: torch.cat([rowwise(x)[:, :7], one, rowwise(x)[:, 7:]], 1),
+            lambda x, one, two: snake(x),
+            lambda x, one, two: windows(x),
+            lambda x, one, two: rowwise(x)[:, torch.randperm(x[0, 0].numel(), generator=torch.Generator())],
+            lambda x, one, two: rowwise(x).flip(1),
+            lambda x, one, two: rowwise(x).mean(1, keepdim=True) + 0 * rowwise(x),  # every token looks everywhere
+            lambda x, one, two: rowwise(x.roll(1, 3)),
+        ],
+        ids=["two first", "two last", "both ends", "between", "snake", "windows", "any", "back", "mixed", "shifted"],
+    )
+    def test_of_another_kind_is_refused(self, arrange, size):
+        model, x = Arranged(arrange).eval(), torch.rand(2, 3, *size)
+        with pytest.raises(ValueError, match=r"which of its tokens stands for which place .* not certain.*reshape="):
+            cam(model, x, 1, layer="norm")
+
+        def anyhow(y):
+            return y[:, :4].transpose(1, 2).unflatten(2, (2, 2))
+
+        close(cam(model, x, 1, layer="norm", reshape=anyhow).maps[:, 0], by_hand(model, x, "norm", anyhow), 1e-5)
+
+    def test_leaves_the_model_and_the_random_numbers_alone(self):
+        model, x = Arranged(lambda x, one, two: rowwise(x)).train(), torch.rand(2, 3, 32, 32)
+        before, state = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
+        with torch.inference_mode():
+            cam(model, x, 1, layer="last")
+        assert torch.equal(torch.get_rng_state(), state)
+        assert model.training
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    def test_of_the_zoo_is_known(self, monkeypatch):
+        monkeypatch.delattr("convzoo.explain.layers.token_order")
+        model = convzoo.create_model("t2t_vit_7", 5, img_size=64, embed_dim=32, depth=2).eval()
+        x = torch.rand(1, 3, 64, 64)
+        r = cam(model, x, 3, method="hires_cam", layer="blocks.0.norm1")
+        close(r.maps[:, 0], by_hand(model, x, "blocks.0.norm1", grid_of(4, 4, 1), 3), 1e-5)
 
 
 class TestReshape:

@@ -2,15 +2,15 @@
 
 A map is (N, C, h, w). What a layer of the zoo gives is known. What another layer gives is known where torch defines it
 (a convolution's channels come first); elsewhere it is measured: on images of another size, the axis that becomes
-longer with the height is the map's height, and so with its width; tokens become more, a class token stays one. A layer
-whose output cannot be read with certainty is refused; ``reshape=`` tells it then.
+longer with the height is the map's height, and so with its width; tokens become more, a class token stays one. Which
+token is which cell's is measured too: it moves the most when the image changes there. A layer whose output cannot be
+read with certainty is refused; ``reshape=`` tells it then.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .._checks import shorten
-from .._modules import private_copy, unwrap
+from .._modules import unwrap
 from ..models import Classifier
+from .measure import measure, token_order
 from .methods import ATTENTION, WEIGHTINGS
 
 Reader = Callable[[Tensor], Tensor]
@@ -213,10 +214,14 @@ def reader(model: nn.Module, path: str, output: Tensor, images: Tensor, grid: tu
             f"layer {path!r} gives {shape}, a map needs (N, C, h, w) or the tokens of a grid; pick a layer before the "
             "maps are flattened"
         )
+    unknown = "which of its axes are the map's channels, height and width"
+    example = "lambda y: y.permute(0, 3, 1, 2) where the channels come last"
+    if output.ndim == 3:
+        unknown = "which of its tokens stands for which place of the image"
+        example = "lambda y: y[:, 1:].transpose(1, 2).unflatten(2, (h, w)) where a class token comes first"
     raise ValueError(
-        f"layer {path!r} gives {shape} for images {tuple(images.shape)}, and which of its axes are the map's channels, "
-        "height and width is not certain; pass another layer, such as a convolution, or reshape=, a callable that "
-        "makes maps (N, C, h, w) of it (lambda y: y.permute(0, 3, 1, 2) where the channels come last)"
+        f"layer {path!r} gives {shape} for images {tuple(images.shape)}, and {unknown} is not certain; pass another "
+        f"layer, such as a convolution, or reshape=, a callable that makes maps (N, C, h, w) of it ({example})"
     )
 
 
@@ -280,11 +285,18 @@ def _of_tokens(
         extra, grid = shape[axis] - cells, _grid(cells, height, width)
     if grid is None or extra not in (0, 1) or min(grid) < 1:
         return None
-    first, sides = extra, grid
+    cells, sides = math.prod(grid), grid
+    if isinstance(model, Classifier) and gives_attention(model):  # the zoo's: the class first, then row by row
+        order: Tensor | None = torch.arange(extra, extra + cells)
+    else:
+        order = token_order(model, path, images, axis, grid, extra)
+    if order is None:
+        return None
+    places = order
 
     def read(output: Tensor) -> Tensor:
         tokens = output.transpose(1, 2) if axis == 1 else output
-        return tokens[:, :, first:].unflatten(2, sides)
+        return tokens[:, :, places.to(tokens.device)].unflatten(2, sides)
 
     return read
 
@@ -299,34 +311,3 @@ def _grid(cells: int, height: int, width: int) -> tuple[int, int] | None:
     if rows < 1 or cells % rows or rows * width != cells // rows * height:
         return None
     return rows, cells // rows
-
-
-class _Reached(Exception):
-    """The layer has run; the rest of the forward pass is not needed."""
-
-
-def measure(model: nn.Module, path: str, images: Tensor, size: tuple[int, int]) -> tuple[int, ...] | None:
-    """The shape that a layer gives for one image of ``size``; None if the model takes none of that size.
-
-    Found on the meta device, where a forward pass computes shapes only, or where a model cannot run there, on its own.
-    """
-    shape: tuple[int, ...] | None = None
-
-    def reach(module: nn.Module, inputs: Any, output: Any) -> None:
-        nonlocal shape
-        shape = tuple(output.shape)
-        raise _Reached
-
-    repeats = [-(-side // old) for side, old in zip(size, images.shape[2:], strict=True)]
-    image = images[:1].detach().repeat(1, 1, *repeats)[..., : size[0], : size[1]]
-    for device in ("meta", None):
-        body = private_copy(model, device=device)
-        body.get_submodule(path).register_forward_hook(reach)
-        try:
-            with torch.no_grad():
-                body(image.to(device))
-        except _Reached:
-            return shape
-        except Exception:  # whatever a model raises for a size, or a device, that it does not take
-            continue
-    return None
