@@ -20,6 +20,12 @@ MODULES = sorted(
 )
 
 
+@pytest.fixture(autouse=True)
+def _registry(monkeypatch):
+    """What examples register is forgotten: their classes lose their globals with the example."""
+    monkeypatch.setattr(convzoo.registry, "_ENTRIES", dict(convzoo.registry._ENTRIES))
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # as torch.compile is first imported
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
