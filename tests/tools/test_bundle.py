@@ -162,5 +162,5 @@ def test_predicting_from_the_command_line(package, tmp_path, capsys):
     assert len(answers.split(", ")) == 2
     assert answers.startswith("digit ")
     assert answers.endswith(" %")
-    assert main(["predict", str(tmp_path / "no.png"), "--weights", "lenet5.made_up"]) == 1
+    assert main(["predict", str(tmp_path / "no.png"), "--weights", "lenet5.made_up"]) == 2
     assert main(["predict", "x.png", "--weights", "lenet5"]) == 0 or "No such file" in capsys.readouterr().err
