@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -45,13 +44,22 @@ def test_an_interrupt_is_one_line():
 
 
 def test_an_interrupt_during_the_imports():
-    process = subprocess.Popen([*RUN, "profile", "resnet18"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(0.35)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    if process.returncode != -signal.SIGINT:  # before Python had begun
-        assert process.returncode == 130
-        assert errors.splitlines()[-1] == "convzoo: interrupted"
+    """Ctrl-C at the very moment when torch is about to be imported."""
+    code = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from convzoo.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+    done = shell("profile", "resnet18", code=code)
+    assert (done.returncode, done.stderr) == (130, "convzoo: interrupted\n")
 
 
 @pytest.mark.parametrize(
