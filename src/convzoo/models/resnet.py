@@ -6,9 +6,9 @@ section 3.5: bottlenecks twice as wide). ResNeXt: Xie, Girshick, Dollar, Tu, He,
 Transformations for Deep Neural Networks*, 2016, arXiv:1611.05431, table 1 (32x4d means 32 groups of width 4).
 
 Departures from the papers: the stride of a bottleneck stands on its 3x3 convolution, not on the first 1x1 (the
-variant known as v1.5, which every published set of weights uses). Two options are ours: ``stem="small"`` (a 3x3
-convolution of stride 1 and no pooling, for images of 32 to 64 pixels) and ``shortcut=False`` (the residual
-connections removed, for the ablation).
+variant known as v1.5, which every published set of weights uses). The options that are ours: ``stem="small"`` and
+``stem="medium"`` (a 3x3 convolution of stride 1 or 2 and no pooling, for images of 32 to 64 and of 64 to 128 pixels),
+and ``shortcut=False`` (the residual connections removed, for the ablation).
 
 Weights have the names that the field uses: conv1, bn1, layer1..layer4, fc.
 """
@@ -37,12 +37,13 @@ class ResNetConfig(ModelConfig):
         groups: of the 3x3 convolution of a bottleneck; 1 by default.
         width_per_group: channels of a group of that convolution in stage 1, which double from stage to stage; 64 by
             default.
-        stem: ``"imagenet"`` (the default), 7x7/2 and a 3x3/2 pooling; or ``"small"``, 3x3/1 alone, for images of 32 to
-            64 pixels, which makes every map four times as large.
+        stem: ``"imagenet"`` (the default), 7x7/2 and a 3x3/2 pooling; ``"medium"``, 3x3/2 alone, for images of 64 to
+            128 pixels, which makes every map twice as large each way; or ``"small"``, 3x3/1 alone, for images of 32 to
+            64 pixels, which makes it four times as large. Weights of the last two fit each other.
         shortcut: keep the residual connections; True by default.
         zero_init_residual: start every block as the identity, its last batch-norm gain being 0; False by default.
         output_stride: pixels of the image to a cell of the last maps, each way: 32 (the default), 16 or 8 (with the
-            small stem a quarter of that). The strides left out become dilations, so weights fit any of them.
+            medium stem half, with the small one a quarter of that). The strides left out become dilations, so weights fit any of them.
         drop_rate: dropout of the pooled features, in [0, 1); 0 by default.
         global_pool: what is kept of each of the last maps: its mean, ``"avg"`` (the default), or its largest value,
             ``"max"``.
@@ -54,7 +55,7 @@ class ResNetConfig(ModelConfig):
     depths: tuple[int, ...]
     groups: int = 1
     width_per_group: int = 64
-    stem: Literal["imagenet", "small"] = "imagenet"
+    stem: Literal["imagenet", "medium", "small"] = "imagenet"
     shortcut: bool = True
     zero_init_residual: bool = False
     output_stride: Literal[8, 16, 32] = 32
@@ -185,7 +186,7 @@ class ResNet(Classifier):
         if config.stem == "imagenet":
             self.conv1 = nn.Conv2d(config.in_chans, 64, 7, 2, 3, bias=False)
         else:
-            self.conv1 = nn.Conv2d(config.in_chans, 64, 3, 1, 1, bias=False)
+            self.conv1 = nn.Conv2d(config.in_chans, 64, 3, 2 if config.stem == "medium" else 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if config.stem == "imagenet" else nn.Identity()
