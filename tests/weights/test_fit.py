@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from helpers.weight_folders import make_folder, same
+from helpers.weight_folders import edit_json, make_folder, put, same
 
 import convzoo
 from convzoo import WeightInfo, WeightsMismatch, WeightsNotFound
@@ -177,7 +177,10 @@ def test_options_travel_and_can_be_overruled_where_shapes_allow(tmp_path):
     model = convzoo.create_model("resnet18", pretrained=folder)
     assert (model.config.stem, model.num_classes, model.img_size) == ("small", 5, (64, 64))
     assert convzoo.create_model("resnet18", pretrained=folder, shortcut=True).config.shortcut
-    with pytest.raises(WeightsMismatch, match=r"1 of other shape: conv1.weight 64x3x3x3 instead of 64x3x7x7"):
+    with pytest.raises(
+        WeightsMismatch,
+        match=r"with stem='imagenet' asked for: 1 of other shape: conv1.weight 64x3x3x3 instead of 64x3x7x7; leave out",
+    ):
         convzoo.create_model("resnet18", pretrained=folder, stem="imagenet")
     with pytest.raises(WeightsMismatch, match=r"18 unexpected: layer2.0.downsample.0.weight"):
         convzoo.create_model("resnet18", pretrained=folder, shortcut=False)
@@ -252,3 +255,39 @@ def test_another_image_size_is_said_and_has_no_accuracy(name, size):
     same = convzoo.create_model(name, pretrained=True, img_size=28)
     assert same.weights.adapted == ()
     assert same.weights.metrics["n"] == 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("lenet5", lambda config: config.update(num_classes=12), r"num_classes=12, .*2 of other shape"),
+        (
+            "lenet5",
+            lambda config: config["pretrained_cfg"].update(input_size=[3, 28, 28]),
+            r"in_chans=3, .*conv1.weight",
+        ),
+        ("lenet5", lambda config: config["pretrained_cfg"].update(input_size=[1, 40, 40]), r"img_size=\(40, 40\).*fc1"),
+        (
+            "resnet18",
+            lambda config: config["model_args"].update(depths=[1, 1, 2, 1]),
+            r"depths=\(1, 1, 2, 1\).*missing",
+        ),
+    ],
+    ids=["classes", "channels", "size", "option"],
+)
+def test_a_description_of_another_net_is_what_is_wrong(hub, tmp_path, name, change, words):
+    """Nobody asked for what the file cannot be: the config.json says so."""
+    options = {"depths": (1, 1, 1, 1), "num_classes": 3} if name == "resnet18" else {}
+    folder = make_folder(tmp_path / name, name, options=options)
+    edit_json(folder / "config.json", change)
+    put(hub, folder, "someone/net")
+    for source, where in ((folder, str(folder)), ("someone/net", "someone/net@")):
+        for asked in ({}, {"num_classes": 5}):
+            with pytest.raises(WeightsMismatch, match=words) as caught:
+                convzoo.create_model(name, pretrained=source, **asked)
+            assert f"as the description (config.json) of {where}" in str(caught.value)
+            assert "correct the description" in str(caught.value)
+            assert "asked for" not in str(caught.value)
+    model = convzoo.create_model(name, num_classes=7)
+    with pytest.raises(WeightsMismatch, match="as it was asked for"):
+        convzoo.load_weights(model, folder)

@@ -43,7 +43,8 @@ class ResNetConfig(ModelConfig):
         shortcut: keep the residual connections; True by default.
         zero_init_residual: start every block as the identity, its last batch-norm gain being 0; False by default.
         output_stride: pixels of the image to a cell of the last maps, each way: 32 (the default), 16 or 8 (with the
-            medium stem half, with the small one a quarter of that). The strides left out become dilations, so weights fit any of them.
+            medium stem half, with the small one a quarter of that). The strides left out become dilations, so weights
+            fit any of them.
         drop_rate: dropout of the pooled features, in [0, 1); 0 by default.
         global_pool: what is kept of each of the last maps: its mean, ``"avg"`` (the default), or its largest value,
             ``"max"``.

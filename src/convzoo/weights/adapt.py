@@ -13,7 +13,7 @@ from ..models import Classifier
 from ..registry import build
 from .entries import WeightInfo, describe_head
 from .errors import WeightsMismatch
-from .fit import build_empty, check_match, differences, put_in, shape_of
+from .fit import ASKED, Reason, build_empty, check_match, differences, put_in, shape_of
 from .layouts import State
 
 
@@ -150,11 +150,12 @@ def load_fitted(
     native_state: State,
     *,
     copy: bool = False,
+    reason: Reason = ASKED,
 ) -> Classifier:
     """``native``, an empty model of the weights' own shape, with the weights, changed to what is wanted.
 
     ``native_state`` is its state dict. ``info`` is what is known of the weights; without it, a warning says what was
-    changed.
+    changed. ``reason`` says why ``native`` is what it is.
 
     Raises:
         WeightsMismatch: they cannot be made to fit.
@@ -168,7 +169,7 @@ def load_fitted(
     model, adapted = native, []
     if config != own:
         if info and any(differences(native_state, state)):
-            check_match(own.name, native_state, state, what)
+            check_match(own.name, native_state, state, what, reason)
         model = build_empty(config)
     if config.in_chans != own.in_chans:
         adapted.append(fit_chans(model, state, own.in_chans, what))
@@ -178,7 +179,7 @@ def load_fitted(
         adapted.append(f"images of {height}x{width}, trained on {trained}")
     if not info or model.img_size != info.img_size:
         adapted += fit_tables(model, state)
-    put_in(model, state, what, own=native_state if model is native else None, copy=copy)
+    put_in(model, state, what, own=native_state if model is native else None, copy=copy, reason=reason)
     if info:
         chans = model.in_chans
         info = replace(

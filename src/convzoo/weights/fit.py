@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,17 @@ def differences(own: State, state: State) -> tuple[list[str], list[str], list[st
     return missing, unexpected, other
 
 
-def check_match(name: str, own: State, state: State, what: str) -> None:
+class Reason(NamedTuple):
+    """Why a model is what it is, and what to do where that is wrong; in the words of an error."""
+
+    because: str = "as it was asked for"
+    remedy: str = "check the architecture and its options, classes and channels, or name the layout= of the keys"
+
+
+ASKED = Reason()
+
+
+def check_match(name: str, own: State, state: State, what: str, reason: Reason = ASKED) -> None:
     """Refuse tensors that are not exactly those of the model called ``name``: other keys, shapes or kinds of numbers.
 
     Raises:
@@ -51,10 +61,7 @@ def check_match(name: str, own: State, state: State, what: str) -> None:
             more = ", ..." if len(keys) > SHOWN else ""
             parts.append(f"{len(keys)} {word}: {', '.join(keys[:SHOWN])}{more}")
     if parts:
-        raise WeightsMismatch(
-            f"{what} do not fit {name} as it was asked for: {'; '.join(parts)}; check the architecture and its "
-            "options, classes and channels, or name the layout= of the keys"
-        )
+        raise WeightsMismatch(f"{what} do not fit {name} {reason.because}: {'; '.join(parts)}; {reason.remedy}")
 
 
 def _wrong_kind(own: Tensor, tensor: Tensor) -> str:
@@ -113,7 +120,15 @@ def fill_tables(model: Classifier) -> None:
             model.get_submodule(path)._buffers[last] = computed[name]
 
 
-def put_in(model: Classifier, state: State, what: str, *, own: State | None = None, copy: bool = False) -> None:
+def put_in(
+    model: Classifier,
+    state: State,
+    what: str,
+    *,
+    own: State | None = None,
+    copy: bool = False,
+    reason: Reason = ASKED,
+) -> None:
     """Make the tensors the model's own; a model on the meta device takes them as they are, mapped or not.
 
     One warning says if some are not finite. ``own`` is the model's state dict, if it is at hand.
@@ -122,7 +137,7 @@ def put_in(model: Classifier, state: State, what: str, *, own: State | None = No
         WeightsMismatch: they are not exactly the model's.
     """
     own = model.state_dict() if own is None else own
-    check_match(model.config.name, own, state, what)
+    check_match(model.config.name, own, state, what, reason)
     typed = {key: _cast(key, state[key], tensor.dtype, what) for key, tensor in own.items()}
     empty = next(iter(own.values())).is_meta
     _warn_of_nan(typed, what, mapped=empty)

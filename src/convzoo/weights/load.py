@@ -126,7 +126,21 @@ def _load_described(
         native = fit.build_empty(make_config(asked.name, *sizes, {**own, **options}))
     own_state = native.state_dict()
     state = layouts.convert(state, native, info.layout, own_state)
-    return adapt.load_fitted(native, state, wanted, info, f"the weights {info.name}", own_state)
+    reason = _reason(info, options)
+    return adapt.load_fitted(native, state, wanted, info, f"the weights {info.name}", own_state, reason=reason)
+
+
+def _reason(info: WeightInfo, options: Mapping[str, Any]) -> fit.Reason:
+    """What the weights are held against: what their description says, unless other options were asked for."""
+    said = {"num_classes": info.num_classes, "in_chans": info.in_chans, "img_size": info.img_size, **info.model_args}
+    described = f"the description (config.json) of {info.source or info.name} ({_list(said)})"
+    if options:
+        return fit.Reason(f"as {described} has it with {_list(options)} asked for", "leave out what was asked for")
+    return fit.Reason(f"as {described} has it", "correct the description, or get the two of one version")
+
+
+def _list(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{shorten(key)[1:-1]}={shorten(value)}" for key, value in values.items())
 
 
 def _own_args(info: WeightInfo, architecture: str) -> dict[str, Any]:
