@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tally import Tally
-from .table import RULES, rule, spread
+from .table import rule, spread
 
 TensorT = torch.Tensor
 
@@ -41,14 +40,6 @@ def in_place(tally: Tally, input: Tensor, *arguments: Any, **options: Any) -> An
     return tally.twin(input)
 
 
-@rule(torch.softmax, torch.log_softmax, TensorT.softmax, TensorT.log_softmax, F.softmax, F.log_softmax)
-def softmax(tally: Tally, input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
-    """A map of the same shape."""
-    if not isinstance(dim, int) or dtype is not None or not -input.ndim <= dim < input.ndim:
-        return NotImplemented
-    return activation(tally, input)
-
-
 @rule(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)
 def dropout(tally: Tally, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
     """In inference, the same map."""
@@ -76,14 +67,6 @@ def layer_norm(tally: Tally, input: Tensor, normalized_shape: Sequence[int], *_:
     """A map of the same shape."""
     normalized_shape = tuple(normalized_shape)
     if tuple(input.shape[input.ndim - len(normalized_shape) :]) != normalized_shape:
-        return NotImplemented
-    return activation(tally, input)
-
-
-@rule(F.group_norm)
-def group_norm(tally: Tally, input: Tensor, num_groups: int, *_: Any, **options: Any) -> Any:
-    """A map of the same shape."""
-    if input.ndim < 2 or input.shape[1] % num_groups:
         return NotImplemented
     return activation(tally, input)
 
@@ -166,86 +149,48 @@ def pooled_side(side: int, kernel: int, step: int, pad: int, hole: int, ceil_mod
     return cells - 1 if ceil_mode and (cells - 1) * step >= side + pad else cells
 
 
-def pooling(rank: int) -> None:
-    """Enter the rules of pooling over ``rank`` axes."""
-    functions: Any = F
-
-    def pool(tally: Tally, input: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> Any:
-        shape = input.shape
-        if len(shape) != rank + 2:
-            return NotImplemented
-        kernel = spread(kernel, rank)
-        stride = spread(stride, rank) if stride not in (None, (), []) else kernel
-        padding, dilation = spread(padding, rank), spread(dilation, rank)
-        sides = tuple(
-            pooled_side(*axis, ceil) for axis in zip(shape[2:], kernel, stride, padding, dilation, strict=True)
-        )
-        if min(sides) < 1 or any(2 * pad > size for pad, size in zip(padding, kernel, strict=True)):
-            return NotImplemented
-        return tally.map((*shape[:2], *sides), input.dtype)
-
-    @rule(getattr(functions, f"max_pool{rank}d"), getattr(torch, f"max_pool{rank}d"))
-    def max_pool(
-        tally: Tally, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-        ceil_mode: bool = False, return_indices: bool = False,
-    ) -> Any:  # fmt: skip
-        """One cell per window."""
-        if return_indices:
-            return NotImplemented
-        return pool(tally, input, kernel_size, stride, padding, dilation, ceil_mode)
-
-    @rule(getattr(functions, f"avg_pool{rank}d"))
-    def avg_pool(
-        tally: Tally, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
-        ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: Any = None,
-    ) -> Any:  # fmt: skip
-        """One cell per window."""
-        return pool(tally, input, kernel_size, stride, padding, 1, ceil_mode)
-
-    @rule(getattr(functions, f"adaptive_avg_pool{rank}d"), getattr(functions, f"adaptive_max_pool{rank}d"))
-    def adaptive_pool(tally: Tally, input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
-        """As many cells as asked for."""
-        shape = input.shape
-        if len(shape) != rank + 2 or return_indices:
-            return NotImplemented
-        sides = spread(output_size, rank)
-        sides = tuple(given if size is None else size for size, given in zip(sides, shape[2:], strict=True))
-        return tally.map((*shape[:2], *sides), input.dtype)
-
-
-for axes in (1, 2, 3):
-    pooling(axes)
-
-
-@rule(F.unfold)
-def unfold(tally: Tally, input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Any:
-    """Windows of (N, C, H, W) as columns: (N, C x kernel, windows)."""
-    if input.ndim != 4:
+def pool(tally: Tally, input: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> Any:
+    """One cell per window of maps (N, C, H, W)."""
+    shape = input.shape
+    if len(shape) != 4:
         return NotImplemented
-    kernel = spread(kernel_size, 2)
-    windows = [
-        pooled_side(*axis, False)
-        for axis in zip(
-            input.shape[2:], kernel, spread(stride, 2), spread(padding, 2), spread(dilation, 2), strict=True
-        )
-    ]
-    if min(windows) < 1:
+    kernel = spread(kernel, 2)
+    stride = spread(stride, 2) if stride not in (None, (), []) else kernel
+    padding, dilation = spread(padding, 2), spread(dilation, 2)
+    sides = tuple(pooled_side(*axis, ceil) for axis in zip(shape[2:], kernel, stride, padding, dilation, strict=True))
+    if min(sides) < 1 or any(2 * pad > size for pad, size in zip(padding, kernel, strict=True)):
         return NotImplemented
-    return tally.map((input.shape[0], input.shape[1] * math.prod(kernel), math.prod(windows)), input.dtype)
+    return tally.map((*shape[:2], *sides), input.dtype)
 
 
-def cast(dtype: torch.dtype) -> Callable[..., Any]:
-    """The rule of ``Tensor.half`` and its like."""
+@rule(F.max_pool2d, torch.max_pool2d)
+def max_pool(
+    tally: Tally, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False, return_indices: bool = False,
+) -> Any:  # fmt: skip
+    """One cell per window."""
+    if return_indices:
+        return NotImplemented
+    return pool(tally, input, kernel_size, stride, padding, dilation, ceil_mode)
 
-    def converted(tally: Tally, input: Tensor) -> Any:
-        """The same tensor, or a map of the other type."""
-        return input if input.dtype == dtype else tally.map(input.shape, dtype)
 
-    return converted
+@rule(F.avg_pool2d)
+def avg_pool(
+    tally: Tally, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+    *_: Any, **options: Any,
+) -> Any:  # fmt: skip
+    """One cell per window."""
+    return pool(tally, input, kernel_size, stride, padding, 1, ceil_mode)
 
 
-RULES[TensorT.float], RULES[TensorT.half] = cast(torch.float32), cast(torch.float16)
-RULES[TensorT.double], RULES[TensorT.bfloat16] = cast(torch.float64), cast(torch.bfloat16)
+@rule(F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
+def adaptive_pool(tally: Tally, input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """As many cells as asked for."""
+    shape = input.shape
+    if len(shape) != 4 or return_indices:
+        return NotImplemented
+    sides = zip(spread(output_size, 2), shape[2:], strict=True)
+    return tally.map((*shape[:2], *(given if size is None else size for size, given in sides)), input.dtype)
 
 
 @rule(TensorT.to)

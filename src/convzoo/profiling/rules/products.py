@@ -1,4 +1,7 @@
-"""The rules of functions that multiply: convolutions, linear layers, matrix products, attention, recurrent layers."""
+"""The rules of functions that multiply: convolutions, linear layers, matrix products, attention, recurrent layers.
+
+Of recurrent layers torch counts the MACs as well, and takes the sums of every gate for maps of their own.
+"""
 
 from __future__ import annotations
 
@@ -30,61 +33,18 @@ def convolution(
     rank = len(filters) - 2
     if len(shape) != rank + 2 or shape[1] != filters[1] * groups or input.dtype != weight.dtype:
         return NotImplemented
-    stride, dilation = spread(stride, rank), spread(dilation, rank)
-    if padding == "valid":
-        padding = 0
-    if padding == "same":
-        sides = list(shape[2:])
-    elif isinstance(padding, str):
+    if isinstance(padding, str):
         return NotImplemented
-    else:
-        sides = [
-            (side + 2 * pad - hole * (kernel - 1) - 1) // step + 1
-            for side, pad, hole, kernel, step in zip(
-                shape[2:], spread(padding, rank), dilation, filters[2:], stride, strict=True
-            )
-        ]
+    padding, stride, dilation = (spread(value, rank) for value in (padding, stride, dilation))
+    sides = [
+        (side + 2 * pad - hole * (kernel - 1) - 1) // step + 1
+        for side, pad, hole, kernel, step in zip(shape[2:], padding, dilation, filters[2:], stride, strict=True)
+    ]
     if min(sides) < 1:
         return NotImplemented
     elements = shape[0] * filters[0] * math.prod(sides)
     tally.count(elements * math.prod(filters[1:]), elements)
     return tally.map((shape[0], filters[0], *sides), input.dtype)
-
-
-@rule(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
-def transposed_convolution(
-    tally: Tally,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    output_padding: int | Sequence[int] = 0,
-    groups: int = 1,
-    dilation: int | Sequence[int] = 1,
-) -> Any:
-    """Every input element takes one MAC per weight of its filter: out_channels / groups x kernel."""
-    shape, filters = tuple(input.shape), tuple(weight.shape)
-    rank = len(filters) - 2
-    if len(shape) != rank + 2 or shape[1] != filters[0] or input.dtype != weight.dtype:
-        return NotImplemented
-    sides = tuple(
-        (side - 1) * step - 2 * pad + hole * (kernel - 1) + extra + 1
-        for side, step, pad, hole, kernel, extra in zip(
-            shape[2:],
-            spread(stride, rank),
-            spread(padding, rank),
-            spread(dilation, rank),
-            filters[2:],
-            spread(output_padding, rank),
-            strict=True,
-        )
-    )
-    if min(sides) < 1:
-        return NotImplemented
-    channels = filters[1] * groups
-    tally.count(math.prod(shape) * math.prod(filters[1:]), shape[0] * channels * math.prod(sides))
-    return tally.map((shape[0], channels, *sides), input.dtype)
 
 
 @rule(F.linear)
@@ -116,55 +76,6 @@ def matrix_product(tally: Tally, input: Tensor, other: Tensor) -> Any:
     elements = math.prod(shape)
     tally.count(elements * left[-1], elements)
     return tally.map(shape, input.dtype)
-
-
-@rule(torch.Tensor.__rmatmul__)
-def reflected_matrix_product(tally: Tally, input: Tensor, other: Tensor) -> Any:
-    """``other @ input``."""
-    return matrix_product(tally, other, input)
-
-
-@rule(torch.addmm, torch.Tensor.addmm, torch.baddbmm, torch.Tensor.baddbmm)
-def matrix_product_added(
-    tally: Tally, input: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1
-) -> Any:
-    """A matrix product whose result is added to ``input``: the addition is free."""
-    return matrix_product(tally, left, right) if input.dtype == left.dtype else NotImplemented
-
-
-@rule(torch.einsum)
-def einsum(tally: Tally, equation: str, *operands: Any) -> Any:
-    """Two operands: one MAC per combination of all the indices, if any is summed over; else only a product.
-
-    An index of one operand alone that the result lacks is summed before the operands meet. More operands are left
-    to torch, which chooses the order of their contraction.
-    """
-    if not isinstance(equation, str) or "." in equation or "->" not in equation:
-        return NotImplemented
-    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
-        operands = tuple(operands[0])
-    terms, _, result = equation.replace(" ", "").partition("->")
-    names = terms.split(",")
-    if len(names) != 2 or len(operands) != 2 or operands[0].dtype != operands[1].dtype:
-        return NotImplemented
-    sizes: dict[str, int] = {}
-    for term, operand in zip(names, operands, strict=True):
-        if len(term) != operand.ndim or len(set(term)) != len(term):
-            return NotImplemented
-        for index, size in zip(term, operand.shape, strict=True):
-            if sizes.setdefault(index, size) != size:
-                return NotImplemented
-    if len(set(result)) != len(result) or not set(result) <= set(sizes):
-        return NotImplemented
-    shared = set(names[0]) & set(names[1])
-    if any(sizes[index] == 1 for index in shared - set(result)):
-        return NotImplemented  # a sum of one: torch multiplies
-    shape = tuple(sizes[index] for index in result)
-    if shared <= set(result):
-        tally.count(0, 0)
-    else:
-        tally.count(math.prod(sizes[index] for index in shared | set(result)), math.prod(shape))
-    return tally.map(shape, operands[0].dtype)
 
 
 @rule(F.scaled_dot_product_attention)
