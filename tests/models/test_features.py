@@ -121,7 +121,8 @@ def test_the_classifiers_own_maps(name, options):
 
 
 @pytest.mark.parametrize(("name", "options"), [
-    ("resnet18", {"stem": "small"}), ("vgg11_bn", {}), ("t2t_vit_7", {"depth": 1}), ("googlenet_bn", {}),
+    ("resnet18", {"stem": "small"}), ("resnet18", {"stem": "medium"}), ("vgg11_bn", {}),
+    ("t2t_vit_7", {"depth": 1}), ("googlenet_bn", {}),
     ("lenet5", {}),
 ])  # fmt: skip
 def test_copied_traced_compiled_exported_and_checkpointed(name, options):
@@ -213,6 +214,8 @@ def test_feature_info():
     assert "FeatureInfo(256 at 1/4" in repr(convzoo.create_model("resnet50", features_only=True, out_indices=(1, 4)))
     small = convzoo.create_model("resnet18", features_only=True, stem="small").feature_info
     assert small.reduction() == [1, 1, 2, 4, 8]
+    medium = convzoo.create_model("resnet18", features_only=True, stem="medium").feature_info
+    assert medium.reduction() == [2, 2, 4, 8, 16]
 
 
 @pytest.mark.parametrize(

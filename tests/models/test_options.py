@@ -2,9 +2,11 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import pytest
 import torch
+from helpers.sizes import size_of
 from torch import nn
 
 import convzoo
@@ -43,7 +45,7 @@ def test_every_option_is_described_with_its_default(config):
 
 
 @pytest.mark.parametrize(("name", "options"), [("resnet18", {}), ("resnet50", {"depths": (1, 2, 2, 2)})])
-@pytest.mark.parametrize("stem", ["imagenet", "small"])
+@pytest.mark.parametrize("stem", ["imagenet", "medium", "small"])
 def test_output_stride_computes_the_same_maps_more_densely(name, options, stem):
     """With the strides' own weights: every second or fourth cell is a cell of the strided net's map."""
     torch.manual_seed(0)
@@ -56,7 +58,7 @@ def test_output_stride_computes_the_same_maps_more_densely(name, options, stem):
                 name, features_only=True, stem=stem, output_stride=output_stride, **options
             ).double()
             dense.eval().load_state_dict(strided.state_dict())
-            largest = output_stride // (4 if stem == "small" else 1)
+            largest = output_stride // {"imagenet": 1, "medium": 2, "small": 4}[stem]
             reductions = strided.feature_info.reduction()
             assert dense.feature_info.reduction() == [min(each, largest) for each in reductions]
             for fine, rough, factor in zip(dense(x), coarse, reductions, strict=True):
@@ -129,3 +131,19 @@ def test_drop_rate_zero_is_the_default_of_nets_without_dropout():
     model = build("resnet18").train()
     features = torch.rand(2, 512, 2, 2)
     assert torch.equal(model.forward_head(features), model.forward_head(features))
+
+
+OTHER: dict[str, Any] = {"aux": True, "zero_init_residual": True}  # than the default; a rate is 0.3
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
+@torch.no_grad()
+def test_training_only_options_change_no_answer(config):
+    """With the same weights; all other options may, and then the weights' accuracy no longer holds."""
+    name = next(name for name in convzoo.list_models() if type(find_entry(name).config) is config)
+    size = size_of(name)
+    model = convzoo.create_model(name, 5, img_size=size).eval()
+    for option in set(model.config.training_only) & set(config.option_names()):
+        other = convzoo.create_model(name, 5, img_size=size, **{option: OTHER.get(option, 0.3)}).eval()
+        other.load_state_dict(model.state_dict(), strict=option != "aux")
+        torch.testing.assert_close(other(images(model)), model(images(model)), rtol=0, atol=0)

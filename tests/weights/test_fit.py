@@ -171,6 +171,40 @@ def test_vgg_with_a_pooled_head_is_not(tmp_path):
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("options", "adapted"),
+    [
+        ({}, ()),
+        ({"stem": "small", "drop_rate": 0.3, "zero_init_residual": True}, ()),
+        ({"stem": "medium"}, ("stem='medium', trained with 'small'",)),
+        ({"output_stride": 8, "drop_rate": 0.1}, ("output_stride=8, trained with 32",)),
+        ({"global_pool": "max"}, ("global_pool='max', trained with 'avg'",)),
+        ({"img_size": 96}, None),
+    ],
+)
+def test_an_accuracy_goes_with_an_option_that_answers_depend_on(tmp_path, options, adapted):
+    """However the weights come into the net: made with them, or filled."""
+    plain = {"stem": "small", "depths": (1, 1, 1, 1), "num_classes": 5, "img_size": 64}
+    folder = make_folder(tmp_path / "small", "resnet18", options=plain, metrics={"top1": 50.0, "n": 100})
+    made = convzoo.create_model("resnet18", pretrained=folder, **options)
+    filled = convzoo.load_weights(convzoo.create_model("resnet18", **{**plain, **options}), folder)
+    for model in (made, filled):
+        assert model.weights.metrics == ({"top1": 50.0, "n": 100} if adapted == () else {})
+        assert adapted is None or model.weights.adapted == adapted
+    assert filled.weights.adapted or adapted == ()
+
+
+def test_weights_of_another_architecture_keep_no_accuracy(tmp_path):
+    folder = make_folder(
+        tmp_path / "x",
+        "resnet50",
+        options={"depths": (1, 1, 1, 1), "width_per_group": 128},
+        metrics={"top1": 50.0, "n": 100},
+    )
+    model = convzoo.load_weights(convzoo.create_model("wide_resnet50_2", depths=(1, 1, 1, 1)), folder)
+    assert (model.weights.metrics, model.weights.adapted) == ({}, ("wide_resnet50_2, trained as resnet50",))
+
+
 def test_options_travel_and_can_be_overruled_where_shapes_allow(tmp_path):
     options = {"stem": "small", "num_classes": 5, "img_size": 64}
     folder = make_folder(tmp_path / "small", "resnet18", options=options)

@@ -44,6 +44,9 @@ class ModelConfig:
     img_size: int | tuple[int, int] = 224
 
     small_images: ClassVar[Mapping[str, Any]] = {}  # options that suit images of less than 96 pixels
+    training_only: ClassVar[tuple[str, ...]] = (
+        "drop_rate",
+    )  # options that a net in evaluation mode does not depend on
 
     @property
     def options(self) -> dict[str, Any]:

@@ -44,6 +44,8 @@ class GoogLeNetConfig(ModelConfig):
             ``"max"``.
     """
 
+    training_only = ("drop_rate", "aux")
+
     batch_norm: Literal["none", "every", "sparse"] = "none"
     third_branch: Literal["5x5", "3x3"] = "5x5"
     last_pool: Literal["3x3", "2x2"] = "3x3"

@@ -37,6 +37,8 @@ class InceptionV3Config(ModelConfig):
             ``"max"``.
     """
 
+    training_only = ("drop_rate", "aux")
+
     img_size: int | tuple[int, int] = 299
     aux: bool = False
     drop_rate: Rate = 0.5

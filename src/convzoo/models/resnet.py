@@ -51,6 +51,7 @@ class ResNetConfig(ModelConfig):
     """
 
     small_images = {"stem": "small"}
+    training_only = ("drop_rate", "zero_init_residual")
 
     block: Literal["basic", "bottleneck"]
     depths: tuple[int, ...]
@@ -219,12 +220,14 @@ class ResNet(Classifier):
 
     def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
-        x = note(maps, self.relu(self.bn1(self.conv1(x))))  # (N, 64, H/2, W/2); small stem: (N, 64, H, W)
-        x = self.maxpool(x)  # (N, 64, H/4, W/4); small stem: (N, 64, H, W)
+        x = note(maps, self.relu(self.bn1(self.conv1(x))))  # (N, 64, H/2, W/2); medium stem: H/2, small: H
+        x = self.maxpool(x)  # (N, 64, H/4, W/4); medium stem: H/2, small: H
         x = note(maps, self._run_blocks(self.layer1, x))
         x = note(maps, self._run_blocks(self.layer2, x))
         x = note(maps, self._run_blocks(self.layer3, x))
-        return note(maps, self._run_blocks(self.layer4, x))  # (N, num_features, H/32, W/32); small stem: H/8, W/8
+        return note(
+            maps, self._run_blocks(self.layer4, x)
+        )  # (N, num_features, H/32, W/32); medium stem: H/16, small: H/8
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         pooled = self.drop(self.avgpool(features).flatten(1))  # (N, num_features)

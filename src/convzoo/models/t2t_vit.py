@@ -50,6 +50,8 @@ class T2TViTConfig(ModelConfig):
             [0, 1), 0 by default.
     """
 
+    training_only = ("drop_rate", "attn_drop_rate", "drop_path_rate")
+
     tokens: Literal["performer", "transformer"] = "performer"
     embed_dim: int
     depth: int

@@ -21,6 +21,7 @@ from .package import BUNDLED, ENTRIES
 
 if TYPE_CHECKING:
     from .._transform import Transform
+    from ..models import ModelConfig
 
 OWNER = "convzoo"  # of our repositories on the Hub
 FILE_NAME = "model.safetensors"
@@ -124,6 +125,21 @@ class WeightInfo:
             "temperature": 1.0,
         }
         return replace(self, num_classes=num_classes, adapted=(*self.adapted, change), **nothing)
+
+    def in_model(self, model: ModelConfig, trained: ModelConfig | None) -> WeightInfo:
+        """What still holds in a model of another configuration than the ``trained`` one; ``adapted`` says so.
+
+        ``trained`` is None where the weights are of another architecture.
+        """
+        if trained is None:
+            changes = [f"{model.name}, trained as {self.architecture}"]
+        else:
+            fields = ("img_size", *(name for name in model.option_names() if name not in model.training_only))
+            pairs = [(name, getattr(model, name), getattr(trained, name)) for name in fields]
+            changes = [f"{name}={now!r}, trained with {then!r}" for name, now, then in pairs if now != then]
+        if not changes:
+            return self
+        return replace(self, adapted=(*self.adapted, *changes), metrics={}, temperature=1.0)
 
     @property
     def transform(self) -> Transform:

@@ -111,19 +111,16 @@ def _load_described(
             f"{where} holds weights of {theirs[1:-1]}, and {asked.name} was asked for; "
             f"create_model({theirs}, pretrained=...) loads them"
         )
-    own = _own_args(info, asked.name)
-    sizes = (info.num_classes, info.in_chans, info.img_size)
+    trained = _trained_config(info)
     try:
-        fit.check_numbers((*sizes[:2], *own.values()), state)
-        limit = fit.operations(state) if own else None  # the architecture's own row needs none
-        native = fit.build_empty(make_config(asked.name, *sizes, own), limit)
+        fit.check_numbers((info.num_classes, info.in_chans, *info.model_args.values()), state)
+        limit = fit.operations(state) if info.model_args else None  # the architecture's own row needs none
+        native = fit.build_empty(trained, limit)
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
-        raise WeightsCorrupted(
-            f"{where} is described as what {asked.name} cannot be, or not in this file ({error}); correct its "
-            "config.json, or get another copy"
-        ) from error
+        raise _impossible(info, error) from error
     if options:
-        native = fit.build_empty(make_config(asked.name, *sizes, {**own, **options}))
+        native = fit.build_empty(trained.changed(**options))
+        info = info.in_model(native.config, trained)
     own_state = native.state_dict()
     state = layouts.convert(state, native, info.layout, own_state)
     reason = _reason(info, options)
@@ -143,15 +140,32 @@ def _list(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{shorten(key)[1:-1]}={shorten(value)}" for key, value in values.items())
 
 
-def _own_args(info: WeightInfo, architecture: str) -> dict[str, Any]:
-    """The options that the weights were made with, as this architecture has them."""
-    known = find_entry(architecture).config.option_names()
+def _impossible(info: WeightInfo, error: Exception) -> WeightsCorrupted:
+    return WeightsCorrupted(
+        f"{info.source or info.name} is described as what {info.architecture} cannot be, or not in this file "
+        f"({error}); correct its config.json, or get another copy"
+    )
+
+
+def _trained_config(info: WeightInfo) -> ModelConfig:
+    """The configuration that the weights were made with."""
+    own = _own_args(info)
+    try:
+        return make_config(info.architecture, info.num_classes, info.in_chans, info.img_size, own)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _impossible(info, error) from error
+
+
+def _own_args(info: WeightInfo) -> dict[str, Any]:
+    """The options that the weights were made with, as their architecture has them."""
+    known = find_entry(info.architecture).config.option_names()
     unknown = [option for option in info.model_args if option not in known]
     if unknown:
         option, value = shorten(unknown[0])[1:-1], shorten(info.model_args[unknown[0]])
         raise WeightsMismatch(
             f"{info.source or info.name} was made with {option}={value}, "
-            f"which {architecture} has no option for; its options are {', '.join(known) or 'none'}: use other weights"
+            f"which {info.architecture} has no option for; its options are {', '.join(known) or 'none'}: use other "
+            "weights"
         )
     return dict(info.model_args)
 
@@ -226,6 +240,9 @@ def load_weights(
     if inner.feature_info is not None:
         others = keys_left_out(inner)
         state = {key: tensor for key, tensor in state.items() if key not in others}
+    if info:
+        same = info.architecture == inner.config.name
+        info = info.in_model(inner.config, _trained_config(info) if same else None)
     fit.put_in(inner, state, what, copy=isinstance(source, Mapping))
     inner.weights = info
     return model
