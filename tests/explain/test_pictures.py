@@ -236,6 +236,26 @@ class TestFeatures:
         with pytest.raises(ValueError, match="layer 'unused' takes no part"):
             feature_maps(net, x, "unused")
 
+    def test_maps_whose_channels_come_last_are_turned(self):
+        class ChannelsLast(torch.nn.Module):
+            def forward(self, x):
+                return x.permute(0, 2, 3, 1)
+
+        class OneSize(ChannelsLast):
+            def forward(self, x):
+                assert x.shape[2:] == (8, 12)
+                return super().forward(x)
+
+        model, x = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 1), ChannelsLast()), torch.rand(1, 3, 8, 12)
+        figure = show_feature_maps(model, x, columns=5)
+        assert [ax.get_title(loc="left") for ax in figure.axes] == ["0: 5 of 5 maps, 8x12", "1: 5 of 5 maps, 8x12"]
+        first, last = (ax.images[0].get_array() for ax in figure.axes)
+        assert (first == last).all()
+        model[1] = OneSize()
+        assert len(show_feature_maps(model, x).axes) == 1
+        with pytest.raises(ValueError, match=r"layer '1' gives \(1, 8, 12, 5\).*not certain"):
+            show_feature_maps(model, x, ["0", "1"])
+
     def test_sheets(self, tmp_path):
         model, x = convzoo.create_model("lenet5"), torch.rand(1, 28, 28)
         figure = show_feature_maps(model, x, ["conv1", "conv2"], max_maps=8)

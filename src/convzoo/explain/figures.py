@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .._checks import check_count, plural, shorten
 from .._images import is_pil
 from ..models import Classifier
-from .layers import check_model
+from .layers import check_model, reader
 from .maps import cam
 from .pictures import Colormap, colorize
 from .run import feature_maps
@@ -249,7 +249,7 @@ def show_feature_maps(
 
     Raises:
         ImportError: Matplotlib is not installed.
-        ValueError: no such layer, none with maps, or several images.
+        ValueError: no such layer, none with maps, maps of which the axes cannot be told apart, or several images.
 
     Example:
         >>> import convzoo, torch
@@ -263,7 +263,16 @@ def show_feature_maps(
     if images.ndim == 4 and len(images) != 1:
         raise ValueError(f"show_feature_maps takes one image, got {len(images)}; pick one: images[0]")
     found = feature_maps(model, images, layers)
-    grids = {name: maps[0] for name, maps in found.items() if maps.ndim == 4}
+    stages = model.stages if isinstance(model, Classifier) else {}
+    grids = {}
+    for name, maps in found.items():
+        if maps.ndim != 4:
+            continue
+        try:
+            grids[name] = reader(model, stages.get(name, name), maps, images, None)(maps)[0]
+        except ValueError:
+            if layers is not None:
+                raise
     if not grids:
         raise ValueError(f"none of {', '.join(found)} gives maps (N, C, h, w); pass layers that do")
     pictures = {}
