@@ -8,16 +8,21 @@ and once the server is well the newest weights come, without a word.
 
 from __future__ import annotations
 
+import contextlib
 import random
+import socketserver
+import threading
 import time
+import traceback
 import warnings
 
+import huggingface_hub.utils
 import pytest
 from helpers.hubserver import point_client_at
 from helpers.weight_folders import leftovers, make_folder, put, same
 
 import convzoo
-from convzoo import WeightsError, WeightsUnavailable
+from convzoo import WeightsError, WeightsForbidden, WeightsUnavailable
 from convzoo.weights import transfer
 
 REQUESTS = (("HEAD", "config.json"), ("GET", "config.json"), ("HEAD", "model.safetensors"), ("GET", "cdn"))
@@ -246,3 +251,94 @@ def test_closed_after_it_was_cached(hub, patient, folders, models, closed):
     outcome, said, _ = load("someone/net")
     assert same(outcome, models[1])
     assert len(said) == 1
+
+
+# -- proxies
+
+PROXY_SECRET = "SecretOfTheProxy"
+PROXIES = {  # what it answers; None: nothing, and the connection stays open
+    "silent": None,
+    "hangs up": b"",
+    "wants a password": b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
+    "refuses": b"HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\n<a/>",
+    "has no way": b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 4\r\n\r\n<a/>",
+    "speaks no HTTP": b"220 mail.example ESMTP\r\n",
+}
+NO_PROXIES = {
+    "not there": f"http://me:{PROXY_SECRET}@127.0.0.1:9",
+    "no such host": f"http://me:{PROXY_SECRET}@no-such-host.invalid:3128",
+    "needs a library": f"socks5://me:{PROXY_SECRET}@127.0.0.1:9",
+    "no address": f"http://me:{PROXY_SECRET}@[::1",
+    "not for HTTP": f"ftp://me:{PROXY_SECRET}@127.0.0.1:9",
+}
+
+
+@contextlib.contextmanager
+def proxy_that_answers(answer):
+    """The address of a server that says the same to each request."""
+
+    class Proxy(socketserver.BaseRequestHandler):
+        def handle(self):
+            if answer is None:
+                ended.wait(60)
+            else:
+                self.request.recv(1 << 16)
+                self.request.sendall(answer)
+
+    ended = threading.Event()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Proxy) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://me:{PROXY_SECRET}@127.0.0.1:{server.server_address[1]}"
+        ended.set()
+        server.shutdown()
+
+
+def forget_the_session():
+    """The client's newer versions look at the proxies once."""
+    getattr(huggingface_hub.utils, "close_session", lambda: None)()
+
+
+@pytest.fixture
+def proxied(monkeypatch):
+    """A function that sends all requests to a proxy; they go their own ways afterwards."""
+
+    def through(address):
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, address)
+        forget_the_session()
+
+    forget_the_session()
+    yield through
+    monkeypatch.undo()
+    forget_the_session()
+
+
+@pytest.mark.parametrize("kind", [*PROXIES, *NO_PROXIES])
+@pytest.mark.parametrize("endpoint", ["http://hub.invalid", "https://hub.invalid"])
+def test_a_dead_proxy(hub, tmp_path, patient, proxied, folders, models, kind, endpoint):
+    """The copy with one warning, or one error that names the proxy; soon, and without its password."""
+    put(hub, folders[1], "someone/net")
+    load("someone/net")
+    point_client_at(endpoint, patient)
+    allow(0.5, patient)
+    answering = proxy_that_answers(PROXIES[kind]) if kind in PROXIES else contextlib.nullcontext(NO_PROXIES[kind])
+    with answering as address:
+        proxied(address)
+        copy, said, seconds = load("someone/net")
+        assert same(copy, models[1])
+        assert len(said) == 1
+        assert "the cached copy is used" in said[0]
+        assert seconds < 10
+        error, nothing, seconds = load("someone/other")
+    assert isinstance(
+        error, WeightsForbidden if kind == "refuses" and endpoint.startswith("http:") else WeightsUnavailable
+    )
+    assert f"through the proxy that {endpoint.partition(':')[0].upper()}_PROXY names" in str(error)
+    assert nothing == []
+    assert seconds < 20
+    shown = "".join([*traceback.format_exception(error), *said])
+    assert PROXY_SECRET not in shown
+    assert not (tmp_path / "cache" / "models--someone--other").exists()

@@ -359,10 +359,13 @@ def test_a_cause_without_the_token_is_kept(hub, folder):
 
 def test_signatures_of_addresses_are_masked():
     text = client.mask(
-        "403 for url https://host/path?X-Signature=abc&Key=d', Authorization: Bearer xyz hf_abcdefghij", ""
+        "403 for url https://host/path?X-Signature=abc&Key=d', Authorization: Bearer xyz hf_abcdefghij, "
+        "through http://me:word@proxy:3128 or //you:%40too@proxy",
+        "",
     )
-    assert not any(part in text for part in ("abc&", "Key=d", "xyz", "abcdefghij"))
+    assert not any(part in text for part in ("abc&", "Key=d", "xyz", "abcdefghij", "me:", "word", "you", "too"))
     assert "https://host/path" in text
+    assert "@proxy:3128" in text
 
 
 def test_settings_do_not_show_the_token():

@@ -67,11 +67,12 @@ def stored_token() -> str | None:
 
 
 def mask(text: str, token: str | None) -> str:
-    """``text`` without the token, anything else that looks like one, and the signatures in addresses."""
+    """``text`` without the token, anything else that looks like one, and the passwords and signatures in addresses."""
     if token:
         text = text.replace(token, "***")
     text = re.sub(r"\bhf_\w{8,}", "hf_***", text)
     text = re.sub(r"(?i)\bbearer\s+[^\s'\"]+", "Bearer ***", text)
+    text = re.sub(r"//[^\s/@'\"]+@", "//***@", text)
     return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1?***", text)
 
 
@@ -87,8 +88,22 @@ def advice() -> str:
     return f"{offline}pretrained= also takes a folder or a .safetensors file, and HF_ENDPOINT names another server"
 
 
+def through_proxy() -> str:
+    """Says in an error that the Hub is asked through a proxy, which may be what is wrong; nothing if it is not."""
+    from urllib.request import getproxies_environment, proxy_bypass_environment
+
+    from huggingface_hub import constants
+
+    with contextlib.suppress(ValueError):  # HF_ENDPOINT is no address
+        endpoint, proxies = urlsplit(constants.ENDPOINT), getproxies_environment()
+        for kind in (endpoint.scheme, "all"):
+            if kind in proxies and not proxy_bypass_environment(endpoint.netloc):
+                return f" through the proxy that {kind.upper()}_PROXY names"
+    return ""
+
+
 class _Meaning(NamedTuple):
-    """What a kind of error means; ``text`` is filled with ``what``, ``reason``, ``status`` and ``otherwise``."""
+    """What a kind of error means; ``text`` is filled with what :func:`explain` knows."""
 
     applies: Callable[[BaseException], bool]
     kind: type[WeightsError]
@@ -140,7 +155,7 @@ def _meanings() -> list[_Meaning]:
         _Meaning(
             lambda error: status_of(error) in REFUSED,
             WeightsForbidden,
-            "{what}: the server refused ({status}); check token=, HF_TOKEN or 'hf auth login'",
+            "{what}: the server refused ({status}){proxy}; check token=, HF_TOKEN or 'hf auth login'",
         ),
         _Meaning(
             of(hub.FileMetadataError),
@@ -156,7 +171,7 @@ def _meanings() -> list[_Meaning]:
         _Meaning(
             lambda error: True,
             WeightsUnavailable,
-            "{what}: the exchange with the Hub failed ({reason}); try again later, or: {otherwise}",
+            "{what}: the exchange with the Hub failed ({reason}){proxy}; try again later, or: {otherwise}",
         ),
     ]
 
@@ -182,7 +197,11 @@ def explain(error: BaseException, what: str, token: str | bool | None = None, ot
     meaning = next(meaning for meaning in _meanings() if meaning.applies(told))
     problem = meaning.kind(
         meaning.text.format(
-            what=what, reason=_reason(told, hidden), status=status_of(told), otherwise=otherwise or advice()
+            what=what,
+            reason=_reason(told, hidden),
+            status=status_of(told),
+            proxy=through_proxy(),
+            otherwise=otherwise or advice(),
         )
     )
     shown = "".join(traceback.format_exception(error))

@@ -93,11 +93,13 @@ def ask(repo_id: str, filename: str, revision: str, asker: Asker, what: str) -> 
         WeightsError: it cannot be asked, or refuses, or answers what no Hub would.
     """
     from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.utils import get_session
 
     question = hf_hub_url(repo_id, filename, revision=revision)
     probe = min(PROBE_SECONDS, constants.HF_HUB_ETAG_TIMEOUT)
     longest = ATTEMPTS * (constants.HF_HUB_ETAG_TIMEOUT + 2) if asker.patient else probe
     try:
+        get_session()  # which takes its time, once, and not the server's
         answer = watch(lambda beat: _ask(question, probe, asker), longest)
         stated = _read(answer, revision, what)
         pinned = hf_hub_url(repo_id, filename, revision=stated.commit)  # the branch may move any time
@@ -317,14 +319,14 @@ def watch(work: Callable[[Callable[[], None]], Result], seconds: float) -> Resul
         ended = True
         alive.set()
 
-    threading.Thread(target=run, daemon=True, name="convzoo-hub").start()
     try:
+        threading.Thread(target=run, daemon=True, name="convzoo-hub").start()
         while not ended:
             alive.clear()
             if not ended and not alive.wait(seconds):
                 raise WeightsUnavailable(
-                    f"the server is there but silent: nothing came for {seconds:.0f} s; try again later, or: "
-                    f"{client.advice()}"
+                    f"the server is there but silent: nothing came for {seconds:.2g} s{client.through_proxy()}; try "
+                    f"again later, or: {client.advice()}"
                 )
     finally:
         given_up.set()
