@@ -65,6 +65,8 @@ def test_code_of_pages_runs(page, hub, tmp_path, monkeypatch):
         exec(compile(block, f"{page.name}, block {number}", "exec"), scope)
     if page.name == "README.md":
         assert scope["net"](scope["digits"]).argmax(1).tolist() == [3, 7]
+    if page.name == "inference.md":
+        assert len(list(scope["fast"].parameters())) == 2
 
 
 def test_every_module_says_what_it_is():

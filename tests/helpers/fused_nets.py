@@ -1,7 +1,7 @@
 """Nets, images and a comparison that the tests of optimised models share."""
 
 import torch
-from helpers.sizes import size_of
+from helpers.sizes import abridged, size_of
 from torch import nn
 
 import convzoo
@@ -10,7 +10,7 @@ import convzoo
 def build(name, **options):
     """A small-headed model whose batch norms have seen something."""
     torch.manual_seed(0)
-    settings = {"num_classes": 7, "in_chans": 2, "img_size": size_of(name)} | options
+    settings = {"num_classes": 7, "in_chans": 2, "img_size": size_of(name)} | abridged(name) | options
     model = convzoo.create_model(name, **settings).eval()
     with torch.no_grad():
         for module in model.modules():

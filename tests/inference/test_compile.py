@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.fused_nets import assert_same, build, images
+from helpers.sizes import abridged
 
 import convzoo
 from convzoo.registry import find_entry
@@ -20,8 +21,11 @@ def shallow(name):
     """Options that leave one block a stage: the kinds of layers break graphs, not their number."""
     options = convzoo.model_info(name).options
     if "embed_dim" in options:
-        return {"depth": 1, "embed_dim": 48, "num_heads": 4}
-    return {"depths": (1,) * len(options["depths"])} if "depths" in options else {}
+        return {"depth": 1, "embed_dim": 48, "num_heads": 4, "strides": (4, 2, 2)}
+    if "depths" not in options:
+        return abridged(name)
+    head = {"head": "fc"} if options.get("batch_norm") == "none" else {}  # VGG's wide one, once
+    return {**abridged(name), **head, "depths": (1,) * len(options["depths"])}
 
 
 def without_twins():
@@ -32,7 +36,7 @@ def without_twins():
         if "mlp_ratio" in settings:
             settings["mlp_ratio"] = "any"
         if "width_per_group" in settings:
-            settings["width_per_group"] = "any"
+            settings |= {"width_per_group": "any", "groups": settings["groups"] > 1}
         first.setdefault((find_entry(name).model_class, str(settings)), name)
     return list(first.values())
 

@@ -2,10 +2,8 @@
 
 import copy
 import pickle
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -41,9 +39,8 @@ def norms(model):
 )
 @torch.no_grad()
 def test_same_logits(name):
-    # the 4096-wide head of VGG, three quarters of its numbers, once with and once without batch norm
-    wide = name in ("vgg11", "vgg11_bn") or not name.startswith("vgg")
-    model = build(name) if wide else build(name, head="gap")
+    # the 4096-wide head of VGG, three quarters of its numbers, once with batch norm and once (vgg19) without
+    model = build(name, head="fc") if name == "vgg11_bn" else build(name)
     x = images(model)
     expected = model(x)
     fast = convzoo.optimize_for_inference(model)
@@ -132,10 +129,12 @@ def test_profile_cam_and_maps(name):
         assert_same(result.maps, expected.maps)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "googlenet_bn", "fcn_gap", "t2t_vit_7"])
-def test_export(name):
+@pytest.mark.parametrize(("name", "options"), [
+    ("resnet18", {"depths": (2, 1, 1, 1)}), ("googlenet_bn", {}), ("fcn_gap", {}), ("t2t_vit_7", {"depth": 2}),
+])  # fmt: skip
+def test_export(name, options):
     """And symbolic tracing, of the nets that it can trace."""
-    fast = convzoo.optimize_for_inference(build(name))
+    fast = convzoo.optimize_for_inference(build(name, **options))
     x = images(fast)
     with torch.no_grad():
         program = torch.export.export(fast, (x,)).module()
@@ -312,14 +311,6 @@ for name in ("resnet18", "t2t_vit_7"):
         assert all(getattr(module, "_cache", None) is None for module in fast.modules())
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
-
-
-def test_code_of_the_page_runs():
-    text = (Path(__file__).parents[2] / "docs" / "inference.md").read_text()
-    scope: dict[str, object] = {}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(compile(block, "docs/inference.md", "exec"), scope)
-    assert len(list(scope["fast"].parameters())) == 2
 
 
 @torch.no_grad()

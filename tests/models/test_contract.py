@@ -1,11 +1,15 @@
-"""Every registered model through one contract."""
+"""Every registered model through one contract.
+
+Nets that have a relative with more of the same layers are built with few of them (:mod:`helpers.sizes`); test_parity.py
+and test_t2t_vit.py run the rows of the tables as they are.
+"""
 
 import copy
 import pickle
 
 import pytest
 import torch
-from helpers.sizes import size_of
+from helpers.sizes import abridged, size_of
 from torch import nn
 
 import convzoo
@@ -15,7 +19,7 @@ CLASSES, CHANS = 7, 2
 
 def build(name, seed=0, **options):
     torch.manual_seed(seed)
-    settings = {"num_classes": CLASSES, "in_chans": CHANS, "img_size": size_of(name)} | options
+    settings = {"num_classes": CLASSES, "in_chans": CHANS, "img_size": size_of(name)} | abridged(name) | options
     return convzoo.create_model(name, **settings)
 
 

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from helpers.sizes import abridged
 from torch import nn
 
 import convzoo
@@ -13,7 +14,8 @@ from convzoo.models._features import to_backbone
 
 ONE_A_FAMILY = [
     ("lenet5", {}), ("lenet5_1998", {}), ("mnist_net", {}), ("fcn_gap", {"head": "conv_then_gap"}), ("alexnet", {}),
-    ("vgg11_bn", {}), ("googlenet", {}), ("inception_v3", {}), ("cnn_all_tricks", {}), ("resnet18", {}),
+    ("vgg11_bn", {}), ("googlenet", {}), ("inception_v3", {}), ("cnn_all_tricks", {}),
+    ("resnet18", {"depths": (2, 1, 1, 1)}),
     ("t2t_vit_7", {"depth": 2}), ("t2t_vit_t_14_small", {"depth": 2}),
 ]  # fmt: skip
 
@@ -58,7 +60,7 @@ def check_outputs(maps, info, outputs):
 
 @pytest.mark.parametrize("name", convzoo.list_models())
 def test_maps_are_as_announced_and_have_a_gradient(name):
-    model = build(name)
+    model = build(name, **abridged(name))
     info, x = model.feature_info, images(model).requires_grad_()
     outputs = {}
     for path in model.feature_layers:
@@ -76,7 +78,7 @@ def test_maps_are_as_announced_and_have_a_gradient(name):
     for each, larger, reduction in zip(maps, more, info.reduction(), strict=True):
         assert larger.shape[2] - each.shape[2] == larger.shape[3] - each.shape[3] == largest // reduction
     with torch.device("meta"):
-        classifier = convzoo.create_model(name, in_chans=2)
+        classifier = convzoo.create_model(name, in_chans=2, **abridged(name))
     shapes = {key: value.shape for key, value in classifier.state_dict().items()}
     assert {key: value.shape for key, value in model.state_dict().items()}.items() <= shapes.items()
     assert not model.state_dict().keys() & {f"{model.classifier_name}.weight", "head.weight", "fc.weight"}
@@ -121,9 +123,8 @@ def test_the_classifiers_own_maps(name, options):
 
 
 @pytest.mark.parametrize(("name", "options"), [
-    ("resnet18", {"stem": "small"}), ("resnet18", {"stem": "medium"}), ("vgg11_bn", {}),
-    ("t2t_vit_7", {"depth": 1}), ("googlenet_bn", {}),
-    ("lenet5", {}),
+    ("resnet18", {"stem": "small", "depths": (1, 1, 1, 1)}), ("resnet18", {"stem": "medium", "depths": (1, 1, 1, 1)}),
+    ("vgg11_bn", {"depths": (1, 1, 1, 1, 1)}), ("t2t_vit_7", {"depth": 1}), ("googlenet_bn", {}), ("lenet5", {}),
 ])  # fmt: skip
 def test_copied_traced_compiled_exported_and_checkpointed(name, options):
     model = build(name, **options).eval()
