@@ -54,6 +54,7 @@ def test_every_model_by_two_other_counts(name):
         model(torch.empty(1, *size, device="meta"))
 
     profile = convzoo.profile(model, size)
+    assert profile.uncounted == ()
     assert profile.macs == operators.get_total_flops() // 2  # every operator that torch runs
     own = sum(layer.own_macs for layer in profile.layers if layer.type in ("Conv2d", "Linear"))
     assert own == counted["layers"]  # every convolution and linear layer, from the shapes its hook saw
