@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers.weight_folders import DROP_PRIVILEGES, fetch, leftovers, run_python, start_python
+from helpers.weight_folders import (
+    DROP_PRIVILEGES,
+    fetch,
+    leftovers,
+    make_folder,
+    put,
+    run_python,
+    same,
+    start_python,
+)
+
+import convzoo
 
 REPO = "someone/files"
 DATA = bytes(range(256)) * 8000  # 2 MB that no test parses
@@ -25,6 +37,50 @@ def test_two_processes_at_once_download_once(hub, tmp_path):
         out, err = process.communicate(timeout=240)
         assert (out.strip(), err) == (str(len(DATA)), "")
     assert len(hub.requests("GET", "cdn")) == 1
+
+
+@pytest.fixture
+def nets(hub, tmp_path):
+    """Three repositories of weights, and the models in them."""
+    folders = [make_folder(tmp_path / str(seed), seed=seed) for seed in range(3)]
+    commits = [put(hub, folder, f"someone/net{seed}") for seed, folder in enumerate(folders)]
+    models = [convzoo.create_model("lenet5", pretrained=folder, mmap=False) for folder in folders]
+    return [f"someone/net{seed}@{commit}" for seed, commit in enumerate(commits)], models
+
+
+def test_96_loads_from_threads_download_once(hub, tmp_path, nets):
+    """Of three repositories, by branch and by commit, while another cache is filled beside it."""
+    pinned, models = nets
+    hub.fault("GET", "cdn", rate=4_000_000)
+
+    def load(number):
+        source = pinned[number % 3] if number % 2 else pinned[number % 3].partition("@")[0]
+        cache = tmp_path / "cache" / ("one" if number < 80 else "other")
+        return same(convzoo.create_model("lenet5", pretrained=source, cache_dir=cache, mmap=False), models[number % 3])
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(load, range(96)))
+    assert len(hub.requests("GET")) == 12  # two files of three repositories, in two caches
+    assert leftovers(tmp_path / "cache") == []
+
+
+def test_forked_workers_ask_on_their_own(hub, tmp_path, nets):
+    """A process that has asked the Hub forks: its connections are not its children's."""
+    pinned, _ = nets
+    code = """
+import multiprocessing, sys, warnings
+import convzoo
+def load(repo_id):
+    return convzoo.create_model("lenet5", pretrained=repo_id, mmap=False).weights.source
+warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)  # of a process with threads
+names = ["someone/net0", "someone/net1", "someone/net2"] * 4
+before = load(names[0])
+with multiprocessing.get_context("fork").Pool(3) as pool:
+    print(sorted(set(pool.map(load, names, chunksize=1))) == sorted({before, *map(load, names)}))
+print(before)
+"""
+    assert run_python(code, hub, tmp_path / "cache").split() == ["True", pinned[0]]
+    assert leftovers(tmp_path / "cache") == []
 
 
 def test_after_a_process_was_killed_half_way_the_next_one_succeeds(hub, tmp_path):
