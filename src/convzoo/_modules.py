@@ -58,9 +58,20 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling ``module`` runs hooks."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(vars(module).get(kind) for kind in kinds)
+
+
+def is_autocast_on(device: torch.device) -> bool:
+    """Whether autocast is on for a kind of device."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
 def autocast_off(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Autocast off where it is on; elsewhere nothing, which leaves traced graphs clean."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+    if is_autocast_on(device):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 

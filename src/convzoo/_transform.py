@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ._checks import check_img_size, check_number, shorten
 from ._images import Box, is_pil, is_turned, lay_on, read_batch, split_alpha, to_chans, unit
 from ._prepare import is_prepared, prepare_digit
 
@@ -20,6 +21,7 @@ PREPARATIONS = ("", "mnist")
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 CROP_MODES = ("center", "squash")
 MAX_SCALED = 1 << 26  # pixels of a picture on its way to the crop
+TINY, HUGE = 1e-6, 1e6  # bounds of mean and std
 BRIGHT = 0.55  # mean of a picture from which on it is no bright ink on black
 
 
@@ -254,21 +256,25 @@ def transform(
         >>> model.transform(torch.rand(3, 100, 80)).shape
         torch.Size([3, 64, 64])
     """
-    from ._checks import check_img_size
-
-    means, stds = _numbers("mean", mean), _numbers("std", std)
+    means, stds = per_channel("mean", mean), per_channel("std", std)
     if len(means) != len(stds):
         raise ValueError(f"mean has {len(means)} values and std has {len(stds)}; pass one of each for every channel")
-    if not all(1e-6 <= value < 1e6 for value in stds):
-        raise ValueError(f"std must be above 0, got {stds}; pass that of images scaled to 0..1")
+    if min(stds) <= 0:
+        raise ValueError(f"std must be above 0, got {shorten(stds)}; pass that of images scaled to 0..1")
+    if any(number and not TINY <= abs(number) <= HUGE for number in (*means, *stds)):
+        raise ValueError(
+            f"mean and std must be 0 or from {TINY:g} to {HUGE:g}, got {shorten(means)} and {shorten(stds)}; pass "
+            "those of images scaled to 0..1"
+        )
     for what, value, allowed in (
         ("interpolation", interpolation, INTERPOLATIONS),
         ("crop_mode", crop_mode, CROP_MODES),
         ("preparation", preparation, PREPARATIONS),
     ):
         if value not in allowed:
-            raise ValueError(f"{what} must be one of {', '.join(map(repr, allowed))}, got {value!r}; pass one of these")
-    if isinstance(crop_pct, bool) or not isinstance(crop_pct, (int, float)) or not 0.01 <= crop_pct <= 1:
+            choices = ", ".join(map(repr, allowed))
+            raise ValueError(f"{what} must be one of {choices}, got {shorten(value)}; pass one of these")
+    if not 0.01 <= check_number("crop_pct", crop_pct) <= 1:
         raise ValueError(f"crop_pct must be from 0.01 to 1, got {crop_pct!r}; 1 keeps the whole side")
     return Transform(
         img_size=check_img_size(img_size),
@@ -281,13 +287,24 @@ def transform(
     )
 
 
-def _numbers(what: str, values: float | Sequence[float]) -> tuple[float, ...]:
+def per_channel(what: str, values: Any, chans: int | None = None) -> tuple[float, ...]:
+    """Finite numbers, one a channel, of Python, numpy or torch; for ``chans`` channels one stands for all.
+
+    Raises:
+        TypeError: something else.
+        ValueError: a number is not finite, or they are not as many.
+    """
+    given = values.tolist() if hasattr(values, "tolist") else values
+    given = given if isinstance(given, (list, tuple)) else [given]
     try:
-        numbers = tuple(float(value) for value in torch.as_tensor(values, dtype=torch.float64).flatten())
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{what} must be numbers, one a channel, got {values!r}; pass e.g. (0.5, 0.5, 0.5)") from error
-    if not numbers or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{what} must be finite numbers, one a channel, got {values!r}; pass e.g. (0.5, 0.5, 0.5)")
+        numbers = tuple(check_number(what, value.item() if isinstance(value, Tensor) else value) for value in given)
+    except TypeError as error:
+        raise TypeError(f"{what} must be numbers, one a channel ({error})") from error
+    if len(numbers) == 1 and chans is not None:
+        numbers *= chans
+    if not numbers or len(numbers) != (chans or len(numbers)):
+        wanted = "at least one value" if chans is None else f"{chans} values"
+        raise ValueError(f"{what} needs {wanted}, one a channel, got {len(numbers)}; pass one number for all")
     return numbers
 
 

@@ -63,7 +63,7 @@ def _rows(
     model: Any, input_size: int | Sequence[int] | None, num_classes: int | None, options: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     if isinstance(model, str):
-        return [_costs(name, *take(name, input_size, num_classes, options)) for name in expand(model)]
+        return [_costs(name, *profile_by_name(name, input_size, num_classes, options)) for name in expand(model)]
     return [_costs(None, _profile_module(model, input_size), None)]
 
 
@@ -77,14 +77,12 @@ def _profile_module(model: Any, input_size: int | Sequence[int] | None) -> Any:
     if not isinstance(model, nn.Module):
         raise TypeError(f"a model is a name or a torch.nn.Module, got {shorten(model)}; list_models() names all")
     inner = unwrap(model)
-    if isinstance(inner, Classifier):
-        return profile(inner, full_size(input_size, inner.in_chans, inner.img_size))
-    if input_size is None or isinstance(input_size, int):
+    if not isinstance(inner, Classifier) and (input_size is None or isinstance(input_size, int)):
         raise TypeError(f"the input of {type(inner).__name__} is not known; pass input_size=(channels, height, width)")
-    return profile(inner, tuple(input_size))
+    return profile(inner, input_size)
 
 
-def take(
+def profile_by_name(
     name: str,
     input_size: int | Sequence[int] | None = None,
     num_classes: int | None = None,
@@ -92,9 +90,8 @@ def take(
     counter: str = "convzoo",
 ) -> tuple[Any, float | None]:
     """The profile of a model of the zoo, or of weights, built without memory; and the weights' accuracy in percent."""
-    import torch
-
     from . import registry
+    from .models._init import build_empty
     from .profiling import profile
     from .weights import weight_info
 
@@ -105,8 +102,7 @@ def take(
     own = (info.in_chans, *info.img_size) if info else (row.in_chans, *check_img_size(row.img_size))
     chans, height, width = full_size(input_size, own[0], (own[1], own[2]))
     classes = num_classes if num_classes is not None else (info.num_classes if info else None)
-    with torch.device("meta"):
-        model = registry.build(registry.make_config(architecture, classes, chans, (height, width), given))
+    model = build_empty(registry.make_config(architecture, classes, chans, (height, width), given))
     changed = (input_size, num_classes) != (None, None) or options
     top1 = None if changed or info is None else info.metrics.get("top1")
     return profile(model, (chans, height, width), counter=counter), top1

@@ -192,11 +192,11 @@ def parameter_groups(
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {
         (stage, decays): [] for stage in stages for decays in (True, False)
     }
-    body = unwrap(model)
-    for path, parameter in body.named_parameters():
+    inner = unwrap(model)
+    for path, parameter in inner.named_parameters():
         if parameter.requires_grad and path not in fixed:
             owner, _, name = path.rpartition(".")
-            decays = name == "weight" and parameter.ndim > 1 and not isinstance(body.get_submodule(owner), NORMS)
+            decays = name == "weight" and parameter.ndim > 1 and not isinstance(inner.get_submodule(owner), NORMS)
             groups[of_parameter.get(path, HEAD), decays].append(parameter)
     made = [
         {
@@ -221,12 +221,12 @@ def find_net(model: nn.Module) -> tuple[Classifier, str]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"a model is a torch.nn.Module, got {shorten(model)}; create_model(name) makes one")
-    body = unwrap(model)
-    modules = body.named_modules()
+    inner = unwrap(model)
+    modules = inner.named_modules()
     nets = [(module, f"{path}." if path else "") for path, module in modules if isinstance(module, Classifier)]
     if len(nets) != 1:
         raise TypeError(
-            f"stages are those of a net made by create_model, and {type(body).__name__} has {len(nets) or 'no'} such "
+            f"stages are those of a net made by create_model, and {type(inner).__name__} has {len(nets) or 'no'} such "
             "nets inside; pass that net"
         )
     return nets[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,15 +12,16 @@ import torch
 from torch import Tensor
 
 from . import registry
-from ._checks import check_bool, check_img_size, check_number, check_text, match_names, shorten
+from ._checks import check_bool, check_number, check_text, match_names, shorten
 from ._table import facts
 from .models import Classifier, ModelConfig
+from .models._config import check_target
 from .models._features import check_backbone, to_backbone
+from .models._init import build_empty
+from .models._input import suggest_for_small_images
 
 if TYPE_CHECKING:
     from os import PathLike
-
-SMALL_SIDE = 96  # pixels; below it an architecture's options for small images are looked at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,14 +140,14 @@ def create_model(
     """
     if features_only or out_indices is not None:
         check_backbone(str(name), features_only, out_indices, num_classes, options)
-    target = _check_target(device, dtype)
+    target = check_target(device, dtype)
     on_meta = target.get("device") == torch.device("meta")
     with torch.device("meta") if on_meta else contextlib.nullcontext():
         if pretrained is False and "." not in str(name):
             config = registry.make_config(name, num_classes, in_chans, img_size, options)
             model = registry.build(config)
             if img_size is not None:
-                _suggest_for_small_images(config, options)
+                suggest_for_small_images(config, options)
         else:
             from .weights.find import Access
             from .weights.load import create_pretrained
@@ -157,42 +157,6 @@ def create_model(
     if features_only:
         model = to_backbone(model, out_indices)
     return model.to(**target) if target else model
-
-
-def _suggest_for_small_images(config: ModelConfig, given: Mapping[str, Any]) -> None:
-    """Warn where next to nothing is left of the images, and the architecture has options against it."""
-    better = {option: value for option, value in config.small_images.items() if option not in given}
-    height, width = check_img_size(config.img_size)
-    if not better or min(height, width) >= SMALL_SIDE:
-        return
-    with torch.device("meta"):
-        maps = registry.build(config).eval().forward_features(torch.empty(1, config.in_chans, height, width))
-    if max(maps.shape[2:]) <= 2:
-        advice = ", ".join(f"{option}={value!r}" for option, value in better.items())
-        warnings.warn(
-            f"of {height}x{width} images {config.name} leaves maps of {maps.shape[2]}x{maps.shape[3]}; pass {advice} "
-            "for larger ones, or the option's present value to say that this is meant",
-            stacklevel=3,
-        )
-
-
-def _check_target(device: Any, dtype: Any) -> dict[str, Any]:
-    """What was given of the two, for ``Module.to``."""
-    target: dict[str, Any] = {}
-    if device is not None:
-        try:
-            target["device"] = torch.device(device)
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(
-                f"device must be a torch.device or its name, got {shorten(device)}; pass e.g. 'cpu', 'cuda' or 'meta'"
-            ) from error
-    if dtype is not None:
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize == 1:
-            raise TypeError(
-                f"dtype must be a floating-point torch.dtype, got {shorten(dtype)}; pass e.g. torch.float16"
-            )
-        target["dtype"] = dtype
-    return target
 
 
 def list_models(
@@ -263,30 +227,24 @@ def model_info(name: str) -> ModelInfo:
 def _describe(name: str) -> dict[str, Any]:
     """All that the architecture alone tells."""
     entry = registry.find_entry(name)
-    model = _build_on_meta(name)
+    model = build_empty(entry.config)
     kept = ("num_classes", "in_chans", "img_size", "min_size", "fixed_size", "num_features")
     params = sum(parameter.numel() for parameter in model.parameters())
-    told = {key: getattr(model, key) for key in kept}
     return {
         "name": name,
         **entry.about,
-        **told,
+        **{key: getattr(model, key) for key in kept},
         "params": params,
         "options": entry.config.options,
         "small_images": entry.config.small_images,
     }
 
 
-def _build_on_meta(name: str) -> Classifier:
-    with torch.device("meta"):
-        return registry.build(registry.find_entry(name).config)
-
-
 @functools.cache
 def _count_macs(name: str) -> int:
     from .profiling import profile
 
-    model = _build_on_meta(name)
+    model = build_empty(registry.find_entry(name).config)
     return profile(model, (model.in_chans, *model.img_size)).macs
 
 
@@ -371,13 +329,6 @@ def register(
     for row in rows:
         if not isinstance(row, ModelConfig):
             raise TypeError(f"variants are rows of ModelConfig, got {shorten(row)}; derive the config from that")
-    registry.register(
-        model_class,
-        rows,
-        family=check_text("family", family, empty=False),
-        paper=paper,
-        source=source,
-        authors=authors,
-        year=year,
-        arxiv=arxiv,
-    )
+    family = check_text("family", family, empty=False)
+    about = {"family": family, "paper": paper, "source": source, "authors": authors, "year": year, "arxiv": arxiv}
+    registry.register(model_class, rows, **about)  # type: ignore[arg-type] # each as it is annotated above

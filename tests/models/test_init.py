@@ -9,7 +9,7 @@ from torch import nn
 
 import convzoo
 from convzoo.models import ModelConfig
-from convzoo.models._init import LARGE, _is_untouched, drawing_together, he_normal_, normal_, orthogonal, uniform_
+from convzoo.models._init import LARGE, _is_untouched, drawing_in_parallel, he_normal_, normal_, orthogonal, uniform_
 
 
 def weights(**options):
@@ -68,7 +68,7 @@ def test_every_large_weight_has_numbers_of_its_own(expected):
 @pytest.mark.parametrize(("width", "put_off"), [(16, False), (512, True)])
 def test_what_is_drawn_follows_the_rule(width, put_off):
     layers = [nn.Linear(width, width) for _ in range(2)]
-    with drawing_together():
+    with drawing_in_parallel():
         before = layers[0].weight.clone()
         he_normal_(layers[0])
         uniform_(layers[1], 0.25)
@@ -84,7 +84,7 @@ def test_an_exception_draws_nothing_more_and_leaves_nothing():
     before = layer.weight.clone()
 
     def stumble():
-        with drawing_together():
+        with drawing_in_parallel():
             normal_(layer, 1.0)
             raise KeyError
 

@@ -14,8 +14,8 @@ from helpers.t2t_recipe import draw, fill, images
 from torch import nn
 
 import convzoo
-from convzoo.models import t2t_vit
-from convzoo.models.t2t_vit import TokenPerformer, TokenTransformer, drop_path, sinusoid
+from convzoo.models._soft_splits import KERNELS, TokenPerformer, TokenTransformer, split_image, split_tokens
+from convzoo.models.t2t_vit import drop_path, sinusoid
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "t2t_vit"
 
@@ -181,14 +181,14 @@ def test_other_sizes_have_the_position_table_of_their_grid(name):
 @pytest.mark.parametrize("strides", [(4, 2, 2), (2, 2, 2), (7, 3, 3), (3, 1, 2), (5, 2, 1)])
 def test_soft_splits(strides):
     """Each equals the framework's unfold, and cuts a side of n * stride into n."""
-    for kernel, stride in zip(t2t_vit.KERNELS, strides, strict=True):
+    for kernel, stride in zip(KERNELS, strides, strict=True):
         side = 4 * stride
         maps, padding = torch.randn(2, 5, side, side), (kernel - stride + 1) // 2
         want = nn.functional.unfold(maps, kernel, padding=padding, stride=stride).transpose(1, 2)
         tokens = maps.flatten(2).transpose(1, 2)
         assert want.shape[1] == 16
-        assert torch.equal(t2t_vit.split_image(maps, kernel, stride), want)
-        assert torch.equal(t2t_vit.split_tokens(tokens, side, kernel, stride), want)
+        assert torch.equal(split_image(maps, kernel, stride), want)
+        assert torch.equal(split_tokens(tokens, side, kernel, stride), want)
 
 
 @pytest.mark.parametrize(

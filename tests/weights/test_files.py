@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import convzoo
 from convzoo import WeightsCorrupted, WeightsMismatch, WeightsNotFound, WeightsUnsafe
-from convzoo.models._init import without_default_init, without_numbers
+from convzoo.models._init import on_meta, without_default_init
 from convzoo.weights.files import read_metadata, read_tensors, write_tensors
 
 
@@ -282,7 +282,7 @@ def test_small_tensors_are_read_as_large_ones_are(tmp_path, dtype):
 
 
 def test_an_empty_model_is_made_on_meta_and_drawing_goes_on_afterwards():
-    with without_numbers():
+    with on_meta():
         with without_default_init():  # as the families do inside
             layer = torch.nn.Conv2d(3, 4, 3)
         norm = torch.nn.BatchNorm2d(4)
@@ -290,8 +290,8 @@ def test_an_empty_model_is_made_on_meta_and_drawing_goes_on_afterwards():
     after = torch.nn.BatchNorm2d(4)
     assert after.weight.device.type == "cpu"
     assert after.running_var.sum() == 4
-    with without_default_init(), without_numbers():
+    with without_default_init(), on_meta():
         assert torch.nn.Linear(2, 2).weight.is_meta
-    with pytest.raises(ZeroDivisionError), without_numbers():
+    with pytest.raises(ZeroDivisionError), on_meta():
         1 / 0  # noqa: B018
     assert torch.nn.Linear(2, 2).weight.abs().sum() > 0

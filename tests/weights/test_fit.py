@@ -11,9 +11,9 @@ from helpers.weight_folders import edit_json, make_folder, put, same
 
 import convzoo
 from convzoo import WeightInfo, WeightsMismatch, WeightsNotFound
+from convzoo.models._init import build_empty
 from convzoo.registry import make_config
 from convzoo.weights.adapt import Wanted, fold_chans, load_fitted
-from convzoo.weights.fit import build_empty
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from safetensors.torch import save
 
 import convzoo
 from convzoo import WeightsMismatch
+from convzoo.models._init import build_empty
 from convzoo.registry import make_config
-from convzoo.weights.fit import build_empty
 from convzoo.weights.layouts import convert
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "torchvision"

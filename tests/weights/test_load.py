@@ -17,9 +17,9 @@ from torch.optim.swa_utils import AveragedModel
 
 import convzoo
 from convzoo import WeightsCorrupted, WeightsMismatch, WeightsNotFound, WeightsUnsafe
+from convzoo.models._init import build_empty
 from convzoo.registry import make_config
 from convzoo.weights.adapt import head_keys
-from convzoo.weights.fit import build_empty
 from convzoo.weights.layouts import convert
 
 

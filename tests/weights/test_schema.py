@@ -36,10 +36,10 @@ def test_classes_are_words_with_the_data_sets_identifiers_beside_them(tmp_path):
 
 
 def test_the_command_line_takes_names_identifiers_and_numbers(tmp_path):
-    from convzoo.commands.cam import find_classes
+    from convzoo.commands.cam import read_classes
 
     folder = make_folder(tmp_path / "a", options={"num_classes": 4}, classes=SYNSETS)
-    assert find_classes(convzoo.create_model("lenet5", pretrained=folder), "tabby, n03126707, 3") == [0, 2, 3]
+    assert read_classes(convzoo.create_model("lenet5", pretrained=folder), "tabby, n03126707, 3") == [0, 2, 3]
 
 
 @pytest.mark.parametrize(

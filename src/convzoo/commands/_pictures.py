@@ -57,21 +57,14 @@ def split_weights(args: argparse.Namespace) -> tuple[str, list[str]]:
 def load(source: str, architecture: str | None = None) -> Classifier:
     """The model of weights by name, of a folder or file, or of a repository of the Hub."""
     from .. import create_model, list_models
-    from ..weights.find import Access, find_in_folders, find_path, find_repository, looks_like_path, split_repository
+    from ..weights.find import Access, find_outright
 
-    path = Path(source)
-    plain = source.removeprefix("hub:")
-    if source == plain and (
-        looks_like_path(source) or (path.exists() and "." not in source and source not in list_models())
-    ):
-        found = find_path(path)
-        pretrained: Any = path
-    elif "/" in plain:
-        access = Access()
-        repo_id, revision = split_repository(plain)
-        found = (source == plain and find_in_folders(repo_id, revision)) or find_repository(repo_id, revision, access)
-        pretrained = source
-    else:
+    pretrained: Any = source
+    found = find_outright(source, Access())
+    if found is None and "." not in source and source not in list_models() and Path(source).exists():
+        pretrained = Path(source)
+        found = find_outright(pretrained, Access())
+    if found is None:
         return create_model(source, pretrained=True)
     name = found.info.architecture if found.info else architecture
     if name is None:

@@ -57,7 +57,7 @@ def run_cam(args: argparse.Namespace) -> int:
     images, status = _pictures.find_images(images)
     model = _pictures.load(source, args.arch)
     target: Any = ("top", min(args.top, max(model.num_classes, 2))) if args.classes is None else None
-    target = target or [find_classes(model, args.classes)]
+    target = target or [read_classes(model, args.classes)]
     rows: list[dict[str, Any]] = []
     written: list[Path] = []
     for name, image in _pictures.read_images(images):
@@ -65,7 +65,7 @@ def run_cam(args: argparse.Namespace) -> int:
             status = 1
             continue
         try:
-            row = explain(model, image, target, args)
+            row = explain_picture(model, image, target, args)
         except ValueError as error:
             _options.say(f"{name}: {error}")
             status = 1
@@ -96,7 +96,7 @@ def free_name(folder: Path, image: str, taken: Sequence[Path]) -> Path:
     return path
 
 
-def explain(model: Classifier, image: Image, target: Any, args: argparse.Namespace) -> dict[str, Any]:
+def explain_picture(model: Classifier, image: Image, target: Any, args: argparse.Namespace) -> dict[str, Any]:
     """One picture: its classes with their probabilities, what was done to it, and the panels of its row."""
     from .. import cam, overlay
     from .._images import upright
@@ -195,7 +195,7 @@ def save(sheet: Image, path: Path) -> Path:
     return path
 
 
-def find_classes(model: Classifier, words: str) -> list[int]:
+def read_classes(model: Classifier, words: str) -> list[int]:
     """Names, the data set's identifiers or numbers with commas between them, as numbers of classes."""
     names, identifiers = (list(model.weights.classes), list(model.weights.class_ids)) if model.weights else ([], [])
     found = []

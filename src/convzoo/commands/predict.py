@@ -56,8 +56,8 @@ def run_predict(args: argparse.Namespace) -> int:
             continue
         with torch.inference_mode():
             images_in = model.transform.normalise(view.pixels) if model.transform else view.pixels
-            chances = model.probabilities(model(images_in))[0]
-        top = chances.topk(min(args.top, len(chances)))
+            probabilities = model.probabilities(model(images_in))[0]
+        top = probabilities.topk(min(args.top, len(probabilities)))
         done = _pictures.notes(model, view)
         answers = [
             {"image": name, "rank": rank, "class": _pictures.class_name(model, index), "probability": chance}

@@ -46,15 +46,17 @@ def add_commands(subparsers: Any) -> None:
 
 def run_profile(args: argparse.Namespace) -> int:
     """Print the table of each model."""
-    from ..comparison import expand, take
+    from ..comparison import expand, profile_by_name
 
     names = [name for pattern in args.names for name in expand(pattern)]
-    taken = [take(name, args.input, args.num_classes, dict(args.option), args.counter)[0] for name in names]
+    profiles = [
+        profile_by_name(name, args.input, args.num_classes, dict(args.option), args.counter)[0] for name in names
+    ]
     if args.format == "json" and not args.check:
-        dicts = [profile.to_dict() for profile in taken]
+        dicts = [profile.to_dict() for profile in profiles]
         _options.show_json(dicts if len(dicts) > 1 else dicts[0])
         return 0
-    for index, profile in enumerate(taken):
+    for index, profile in enumerate(profiles):
         print("\n" * bool(index), end="")
         if args.check:
             print(profile.check("thop"))

@@ -155,11 +155,7 @@ def find_layers(model: nn.Module, layer: object) -> tuple[str, ...]:
 
 
 def find_layer(model: nn.Module, layer: object) -> str:
-    """The path of ``layer``, given by path or as the module itself.
-
-    Raises:
-        TypeError, ValueError: as :func:`find_layers`.
-    """
+    """The path of ``layer``, given by path or as the module itself."""
     if isinstance(layer, str):
         if any(path == layer and check_alone(path, module) for path, module in walk(model)):
             return layer

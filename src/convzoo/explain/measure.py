@@ -32,11 +32,11 @@ def measure(model: nn.Module, path: str, images: Tensor, size: tuple[int, int]) 
     repeats = [-(-side // old) for side, old in zip(size, images.shape[2:], strict=True)]
     image = images[:1].detach().repeat(1, 1, *repeats)[..., : size[0], : size[1]]
     for device in ("meta", None):
-        body = private_copy(model, device=device)
-        body.get_submodule(path).register_forward_hook(reach)
+        copied = private_copy(model, device=device)
+        copied.get_submodule(path).register_forward_hook(reach)
         try:
             with torch.no_grad():
-                body(image.to(device))
+                copied(image.to(device))
         except _Reached:
             return shape
         except Exception:  # whatever a model raises for a size, or a device, that it does not take
@@ -137,11 +137,11 @@ def _movements(
 def _output(model: nn.Module, path: str, image: Tensor) -> Tensor | None:
     """What a layer gives at its last call for ``image``; None if the model does not take it."""
     outputs: list[Tensor] = []
-    body = private_copy(model)
-    body.get_submodule(path).register_forward_hook(lambda module, inputs, output: outputs.append(output.double()))
+    copied = private_copy(model)
+    copied.get_submodule(path).register_forward_hook(lambda module, inputs, output: outputs.append(output.double()))
     try:
         with torch.no_grad():
-            body(image)
+            copied(image)
     except Exception:  # whatever a model raises for one image alone
         return None
     return outputs[-1] if outputs else None

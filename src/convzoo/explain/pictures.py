@@ -201,7 +201,7 @@ def overlay(
         method = pil.Resampling.NEAREST if enlarged else pil.Resampling.BICUBIC
         picture = picture.resize((width, height), method)
     place = Box(place.top * down, place.left * across, place.height * down, place.width * across)
-    values = _spread(heat, (height, width), place)
+    values = _place_heat(heat, (height, width), place)
     share = alpha * values[..., None]
     mixed = (1 - share) * (np.asarray(picture, dtype=np.float32) / 255) + share * colorize(values, colormap)
     return pil.fromarray(np.rint(mixed * 255).astype(np.uint8))
@@ -243,7 +243,7 @@ def check_heat(heatmap: Any) -> Tensor:
     return heat.clamp(0, 1)
 
 
-def _spread(heat: Tensor, shape: tuple[int, int], place: Box) -> NDArray[Any]:
+def _place_heat(heat: Tensor, shape: tuple[int, int], place: Box) -> NDArray[Any]:
     """Heat (h, w) over ``place`` of a picture of ``shape``, bilinearly, the centres of its cells where they belong."""
     if place == Box(0, 0, *shape) and tuple(heat.shape) == shape:
         return heat.numpy()

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from .._checks import check_img_size
 from .._images import is_pil, picture_size
-from ..models._base import class_probabilities
+from ..models._functions import class_probabilities
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import shorten
-from .._modules import private_copy
+from .._modules import has_hooks, is_autocast_on, private_copy
 from ..models import Classifier
 from .layers import Reader, check_model, checked, find_layer, is_pooled, name_of, reader, walk
 
@@ -72,15 +72,11 @@ def mismatch(model: nn.Module, images: Tensor) -> str:
     if images.device != device:
         return f"images are on {images.device}, {name_of(model)} is on {device}; pass images.to({str(device)!r})"
     dtypes = {parameter.dtype for parameter in parameters}
-    if images.dtype in dtypes or (_autocast(device) and images.dtype in (torch.float16, torch.bfloat16)):
+    if images.dtype in dtypes or (is_autocast_on(device) and images.dtype in (torch.float16, torch.bfloat16)):
         return ""
     dtype = parameters[0].dtype
     scale = " / 255" if images.dtype == torch.uint8 else ""
     return f"images are {images.dtype}, the parameters of {name_of(model)} {dtype}; pass images.to({dtype}){scale}"
-
-
-def _autocast(device: torch.device) -> bool:
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def is_inert(model: nn.Module) -> bool:
@@ -89,10 +85,7 @@ def is_inert(model: nn.Module) -> bool:
     for module in model.modules():
         if (
             module.training
-            or module._forward_hooks
-            or module._forward_pre_hooks
-            or module._backward_hooks
-            or module._backward_pre_hooks
+            or has_hooks(module)
             or "forward" in module.__dict__
             or any(each is not None and each.is_inference() for each in module._parameters.values())
             or not type(module).__module__.startswith(("convzoo.models.", "torch.nn.modules."))
@@ -105,7 +98,7 @@ def run(
     model: nn.Module,
     images: Tensor,
     hooks: Sequence[tuple[str, Hook]],
-    forward: Callable[[Any, Tensor], Any] = lambda body, images: body(images),
+    forward: Callable[[Any, Tensor], Any] = lambda copied, images: copied(images),
     *,
     private: bool = True,
 ) -> Any:
@@ -114,13 +107,13 @@ def run(
     Gradients are off in the beginning; a hook may turn them on for what follows it. A model that a run leaves as it is
     (:func:`is_inert`) needs no copy.
     """
-    body = private_copy(model) if private else model
+    copied = private_copy(model) if private else model
     for path, hook in hooks:
-        body.get_submodule(path).register_forward_hook(hook)
+        copied.get_submodule(path).register_forward_hook(hook)
     with torch.inference_mode(False), torch.no_grad():  # which both come to an end, whatever the hooks turned on
         images = images.clone() if images.is_inference() else images.detach()
         try:
-            return forward(body, images)
+            return forward(copied, images)
         except (RuntimeError, ValueError, IndexError) as error:
             if isinstance(model, Classifier) or isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
@@ -167,11 +160,11 @@ class Pass:
             hooks = [(path, self._see) for path, module in walk(model) if isinstance(module, nn.Conv2d)]
         hooks += [(path, open_layer(path)) for path in layers]
 
-        def forward(body: Any, images: Tensor) -> Any:
-            self.outputs[layers[0]] = body.forward_features(images).detach().requires_grad_()
+        def forward(copied: Any, images: Tensor) -> Any:
+            self.outputs[layers[0]] = copied.forward_features(images).detach().requires_grad_()
             grids[layers[0]] = None
             torch.set_grad_enabled(True)
-            return body.forward_head(self.outputs[layers[0]].clone())
+            return copied.forward_head(self.outputs[layers[0]].clone())
 
         if is_pooled(model, layers) and is_inert(model):  # the layer is where features end, so that no hook is needed
             logits = run(model, images, [], forward, private=False)
@@ -211,10 +204,10 @@ def run_attention(model: nn.Module, images: Tensor, *, differentiable: bool) -> 
     def cut(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (inputs[0].detach().requires_grad_(differentiable), *inputs[1:])  # the graph needs nothing before it
 
-    def forward(body: Any, images: Tensor) -> Any:
-        body.blocks[0].register_forward_pre_hook(cut)
+    def forward(copied: Any, images: Tensor) -> Any:
+        copied.blocks[0].register_forward_pre_hook(cut)
         with torch.set_grad_enabled(differentiable):
-            return body.forward_head(body.forward_features(images, probabilities))
+            return copied.forward_head(copied.forward_features(images, probabilities))
 
     return check_logits(run(model, images, [], forward), len(images)), probabilities
 

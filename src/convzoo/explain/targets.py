@@ -55,11 +55,7 @@ def class_scores(logits: Tensor) -> Tensor:
 
 
 def find_classes(target: Target, logits: Tensor) -> Tensor:
-    """The classes meant by ``target``, which is no callable: (N, K) int64 on the device of ``logits`` (N, classes).
-
-    Raises:
-        TypeError, ValueError: as :func:`check_target`.
-    """
+    """The classes meant by ``target``, which is no callable: (N, K) int64 on the device of ``logits`` (N, classes)."""
     scores = class_scores(logits)
     images, classes = scores.shape
     check_target(target, images, classes)

@@ -7,8 +7,8 @@ import inspect
 import torch
 from torch import Tensor, nn
 
+from .._modules import has_hooks
 from .packed import PackedConv2d, PackedLinear
-from .trace import has_hooks
 
 
 def is_plain(module: nn.Module) -> bool:

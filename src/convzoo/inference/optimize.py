@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .._modules import private_copy, unwrap
+from .._checks import check_choice
+from .._modules import has_hooks, private_copy, unwrap
 from ..models import Classifier
 from .fuse import Fuser, Part
 from .layers import is_plain, pack
-from .trace import Value, has_hooks, record, replace
+from .trace import Value, record, replace
 
 # How far outputs may be apart, as a share of the largest: what rounding does on the way through a deep net.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -79,10 +80,7 @@ def optimize_for_inference(
         raise TypeError(
             f"optimize_for_inference takes a torch.nn.Module, got {type(model).__name__}; create_model(name) makes one"
         )
-    if memory_format not in ("channels_last", "contiguous"):
-        raise ValueError(
-            f"memory_format must be 'channels_last' or 'contiguous', got {memory_format!r}; pass one of these"
-        )
+    check_choice("memory_format", memory_format, ("channels_last", "contiguous"))
     if any(is_lazy(tensor) or tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError(
             "optimize_for_inference takes a model with weights, got one whose tensors are on the meta device or wait "
@@ -278,14 +276,14 @@ def is_close(actual: Any, expected: Any) -> bool:
     return len(pairs[0]) == len(pairs[1]) > 0 and all(is_close_tensor(*pair) for pair in zip(*pairs, strict=True))
 
 
-def is_close_tensor(actual: Tensor, expected: Tensor) -> bool:
+def is_close_tensor(actual: Tensor, expected: Tensor, tolerance: float | None = None) -> bool:
+    """Whether two tensors are the same up to a share of the largest number; what is not finite must be the same."""
     if actual.shape != expected.shape or actual.dtype != expected.dtype or actual.device != expected.device:
         return False
     if not expected.is_floating_point() or expected.numel() == 0:
         return torch.equal(actual, expected)
-    tolerance = TOLERANCES.get(expected.dtype, 1e-1)
-    if expected.device.type != "cpu":
-        tolerance = max(tolerance, ON_ACCELERATORS)
+    if tolerance is None:
+        tolerance = max(TOLERANCES.get(expected.dtype, 1e-1), ON_ACCELERATORS * (expected.device.type != "cpu"))
     if expected.dtype.itemsize < 4:
         actual, expected = actual.float(), expected.float()
     largest = expected.abs().max()

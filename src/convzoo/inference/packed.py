@@ -183,12 +183,6 @@ class PackedConv2d(_Packed, nn.Conv2d):
             return torch.ops.mkldnn._convolution_pointwise_.binary(add, x, *where, *how)
         return torch.ops.mkldnn._convolution_pointwise.binary(x, add, *where, *how)
 
-    def _fits(self, x: Tensor, add: Tensor | None) -> bool:
-        """Whether the kernels know these settings and shapes."""
-        usual = self.padding_mode == "zeros" and not isinstance(self.padding, str)
-        usual = usual and x.ndim == 4 and x.shape[1] == self.in_channels
-        return usual and (add is None or add.shape == self._shape_for(x))
-
     def _shape_for(self, x: Tensor) -> tuple[int, ...]:
         """The shape of what the convolution makes of ``x``."""
         sides: list[int] = []

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models import t2t_vit
-from ..models.t2t_vit import KERNELS, TOKEN_DIM
+from ..models._soft_splits import KERNELS, TOKEN_DIM, TokenPerformer, TokensToToken, TokenTransformer
 from .layers import is_plain
 from .packed import GELU, PackedConv2d, PackedLinear
 
@@ -25,7 +25,7 @@ from .packed import GELU, PackedConv2d, PackedLinear
 def windows(maps: Tensor, kernel: int, stride: int) -> Tensor:
     """Maps (N, H, W, C) to their windows (N, L, kernel^2 * C), row by row; a window in the order row, column, channel.
 
-    The padding is that of :func:`convzoo.models.t2t_vit.split_image`.
+    The padding is that of :func:`convzoo.models._soft_splits.split_image`.
     """
     padding = (kernel - stride + 1) // 2
     padded = F.pad(maps, (0, 0, *(padding,) * 4))
@@ -66,8 +66,8 @@ class FastTokenAttention(nn.Module):
     def __init__(self, block: Any, kernel: int) -> None:
         super().__init__()
         self.block = block
-        reorder(block, block.kqv if isinstance(block, t2t_vit.TokenPerformer) else block.attn.qkv, kernel)
-        if isinstance(block, t2t_vit.TokenTransformer):
+        reorder(block, block.kqv if isinstance(block, TokenPerformer) else block.attn.qkv, kernel)
+        if isinstance(block, TokenTransformer):
             block.add_module("mlp", FastMlp(block.mlp))
         else:
             block.mlp[0].activation = GELU
@@ -75,7 +75,7 @@ class FastTokenAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         block = self.block
-        if isinstance(block, t2t_vit.TokenPerformer):
+        if isinstance(block, TokenPerformer):
             k, q, v = block.kqv(block.norm1(x)).chunk(3, -1)
             x = block.proj(block.attend(k, q, v), v)
             return block.mlp[2](block.mlp[0](block.norm2(x)), x)
@@ -88,7 +88,7 @@ class FastTokenAttention(nn.Module):
 class FastTokensToToken(nn.Module):
     """The stem: images (N, C, H, W) to tokens (N, L, embed_dim)."""
 
-    def __init__(self, stem: t2t_vit.TokensToToken) -> None:
+    def __init__(self, stem: TokensToToken) -> None:
         super().__init__()
         self.strides = stem.strides
         self.attention1 = FastTokenAttention(stem.attention1, KERNELS[0])
@@ -119,16 +119,7 @@ class FastAttention(nn.Module):
 
     def forward(self, x: Tensor, add: Tensor, probabilities: list[Tensor] | None = None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (N, heads, L, D / heads)
-        return self.mix(q, k, v, add, probabilities)
-
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, add: Tensor, probabilities: list[Tensor] | None = None) -> Tensor:
-        """The values mixed, heads put together, projected; queries (N, heads, Q, D / heads) to (N, Q, D)."""
-        if probabilities is None:
-            out = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
-        else:
-            probabilities.append((q * self.scale @ k.transpose(-2, -1)).softmax(-1))
-            out = probabilities[-1] @ v
-        return self.proj(out.transpose(1, 2).flatten(2), add)
+        return self.proj(t2t_vit.mix_values(q, k, v, self.scale, probabilities), add)
 
 
 class LastAttention(FastAttention):
@@ -148,7 +139,7 @@ class LastAttention(FastAttention):
         """For the first ``add.shape[1]`` tokens: x (N, L, D), add (N, Q, D) to (N, Q, D)."""
         q = self.q(x[:, : add.shape[1]]).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k, v = self.kv(x).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.mix(q, k, v, add, probabilities)
+        return self.proj(t2t_vit.mix_values(q, k, v, self.scale, probabilities), add)
 
 
 class FastBlock(nn.Module):

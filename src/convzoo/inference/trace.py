@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .._modules import has_hooks
+
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 TRANSPARENT = (nn.Identity, *DROPOUTS)  # they return, in evaluation mode, the very tensor that they are given
 
@@ -84,12 +86,6 @@ class Trace:
             replace((call.args, call.kwargs), Value, reads.append)
             found += [(self.tensors[value], call) for value in reads if value in self.tensors]
         return found
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether calling ``module`` runs hooks."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(vars(module).get(kind) for kind in kinds)
 
 
 def replace(arguments: Any, kind: type, by: Callable[[Any], Any]) -> Any:

@@ -2,9 +2,10 @@
 
 from importlib import import_module as _import_module
 
-from ._base import AuxLogits, Classifier
+from ._base import Classifier
 from ._config import ModelConfig, Rate
 from ._features import FeatureInfo
+from ._functions import AuxLogits
 
 FAMILIES = (
     "ablation",

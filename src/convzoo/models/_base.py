@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from .._checks import (
-    check_count,
-    check_img_size,
-    plural,
-    shorten,
-)
-from .._transform import Transform
+from .._checks import check_count, check_img_size, plural
+from ._checkpoint import check_has_blocks, run_checkpointed
 from ._config import ModelConfig
-from ._init import drawing_together, without_default_init
-from ._input import check_images, too_small, wrong_size
+from ._functions import class_probabilities
+from ._init import drawing_in_parallel, without_default_init
+from ._input import check_images, check_transform, check_unchanged, no_head, no_transform, too_small
 from ._layers import chans_in, classes_out, entrance, find_module, first_layer, is_marked, mark, output_layer
-from ._stages import HEAD, stage_of_parameters
+from ._stages import number_stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from typing_extensions import Self
 
+    from .._transform import Transform
     from ..weights import WeightInfo
     from ._features import FeatureInfo
-
-
-class AuxLogits(NamedTuple):
-    """What a net with auxiliary heads returns in training mode: the logits, and each auxiliary head's."""
-
-    logits: Tensor
-    aux: tuple[Tensor, ...]
 
 
 class Classifier(nn.Module):
@@ -97,11 +85,8 @@ class Classifier(nn.Module):
 
     @num_classes.setter
     def num_classes(self, value: int) -> None:
-        if value != self.num_classes:
-            raise ValueError(
-                f"num_classes of {self._config.name} is {self.num_classes}, which its head says, got {shorten(value)}; "
-                "reset_classifier(num_classes), or another module as the head, changes it"
-            )
+        remedy = "reset_classifier(num_classes), or another module as the head,"
+        check_unchanged(self, "num_classes", value, "head", remedy)
 
     @property
     def in_chans(self) -> int:
@@ -110,11 +95,7 @@ class Classifier(nn.Module):
 
     @in_chans.setter
     def in_chans(self, value: int) -> None:
-        if value != self.in_chans:
-            raise ValueError(
-                f"in_chans of {self._config.name} is {self.in_chans}, which its first layer says, got "
-                f"{shorten(value)}; another module in its place changes it"
-            )
+        check_unchanged(self, "in_chans", value, "first layer", "another module in its place")
 
     @property
     def config(self) -> ModelConfig:
@@ -158,14 +139,10 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Any:
         """Images (N, in_chans, H, W) to logits (N, num_classes); in a backbone to a list of maps (N, C, h, w)."""
         if self.feature_info is not None:
-            return self.forward_maps(x, self.feature_info.out_indices)
+            maps: list[Tensor] = []
+            self.forward_features(x, maps=maps)
+            return [maps[index] for index in self.feature_info.out_indices]
         return self.forward_head(self.forward_features(x))
-
-    def forward_maps(self, x: Tensor, indices: tuple[int, ...]) -> list[Tensor]:
-        """Images (N, in_chans, H, W) to the maps (N, C, h, w) of the :attr:`feature_layers` with these indices."""
-        maps: list[Tensor] = []
-        self.forward_features(x, maps=maps)
-        return [maps[index] for index in indices]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Train in less memory: keep only what enters each block, and compute the block again in the backward pass.
@@ -181,24 +158,14 @@ class Classifier(nn.Module):
             >>> model = convzoo.create_model("resnet152")
             >>> model.set_grad_checkpointing()
         """
-        if not self.can_checkpoint:
-            raise ValueError(
-                f"{self.config.name} has no blocks to compute again, its activations are few; train it as it is (nets "
-                "with can_checkpoint=True can)"
-            )
+        check_has_blocks(self)
         self.grad_checkpointing = enable
 
     def _run(self, block: nn.Module, *inputs: Any) -> Any:
         """``block(*inputs)``, which in training is computed a second time where checkpointing is on."""
-        if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
-            return block(*inputs)
-        if torch.compiler.is_compiling():  # the compiler writes buffers once, at the end of the forward graph
-            return torch.utils.checkpoint.checkpoint(block, *inputs, use_reentrant=False)
-
-        def around_both_passes() -> tuple[Any, Any]:
-            return contextlib.nullcontext(), BuffersAsBefore(block)
-
-        return torch.utils.checkpoint.checkpoint(block, *inputs, use_reentrant=False, context_fn=around_both_passes)
+        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            return run_checkpointed(block, inputs)
+        return block(*inputs)
 
     def _run_blocks(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
         """``blocks(x)``, each of them by :meth:`_run`."""
@@ -229,9 +196,7 @@ class Classifier(nn.Module):
 
         ``coarse`` changes nothing.
         """
-        stages = [*self.stages, HEAD]
-        places = {path: stages.index(stage) for path, stage in stage_of_parameters(self).items()}
-        return places.__getitem__
+        return number_stages(self).__getitem__
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are no layer's, such as a class token: optimizers leave them undecayed."""
@@ -273,7 +238,7 @@ class Classifier(nn.Module):
         """Draw every parameter anew, each once, from the default generator; nothing to draw on the meta device."""
         self._weights = None
         if not next(self.parameters()).is_meta:
-            with drawing_together():
+            with drawing_in_parallel():
                 self.apply(self.init_weights)
 
     def make_classifier(self, num_classes: int) -> nn.Module:
@@ -292,15 +257,7 @@ class Classifier(nn.Module):
     @transform.setter
     def transform(self, transform: Transform | None) -> None:
         if transform is not None:
-            if not isinstance(transform, Transform):
-                raise TypeError(f"transform must be made by convzoo.transform, got {type(transform).__name__}")
-            if transform.in_chans != self.in_chans:
-                raise ValueError(
-                    f"{self.config.name} takes {plural(self.in_chans, 'channel')}, and the transform gives "
-                    f"{transform.in_chans}; pass convzoo.transform a mean and std for each channel"
-                )
-            if self.fixed_size and transform.img_size != self.img_size:
-                raise ValueError(wrong_size(self, *transform.img_size))
+            check_transform(self, transform)
         self.__dict__["_transform"] = transform
 
     def preprocess(self, images: Any, *, prepare: bool | Literal["auto"] = False, invert: bool = False) -> Tensor:
@@ -326,11 +283,7 @@ class Classifier(nn.Module):
         """
         transform = self.transform
         if transform is None:
-            raise ValueError(
-                f"{self.config.name} has no pretrained weights that would say what input they expect; "
-                f"create_model({self.config.name!r}, pretrained=...) has, else set model.transform = "
-                "convzoo.transform(img_size, mean, std) as you train"
-            )
+            raise ValueError(no_transform(self))
         like = next(self.parameters())
         return transform.batch(images, prepare=prepare, invert=invert).to(like.device, like.dtype)
 
@@ -362,10 +315,7 @@ class Classifier(nn.Module):
         """
         num_classes = check_count("num_classes", num_classes, least=0)
         if self.feature_info is not None:
-            raise ValueError(
-                f"this {self.config.name} was made with features_only=True and has no head to replace; "
-                f"create_model({self.config.name!r}, num_classes={num_classes}) makes one with a head"
-            )
+            raise ValueError(no_head(self, num_classes))
         self._replace(self.classifier_name, self.make_classifier(num_classes))
 
     def _replace(self, path: str, fresh: nn.Module) -> None:
@@ -392,60 +342,8 @@ class Classifier(nn.Module):
         return f"{self.config.name}: {chans} of {height}x{width}, {gives}"
 
 
-def class_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Logits (N, classes) to probabilities (N, classes), float32; a single logit to those of absent and present."""
-    scaled = logits.float() / temperature
-    if scaled.shape[-1] == 1:
-        return torch.cat([-scaled, scaled], -1).sigmoid()
-    return scaled.softmax(-1)
-
-
 def note(maps: list[Tensor] | None, x: Tensor) -> Tensor:
     """``x``, which is appended to ``maps`` where somebody wants them."""
     if maps is not None:
         maps.append(x)
     return x
-
-
-def global_average(maps: Tensor) -> Tensor:
-    """Maps (N, C, H, W) to their means (N, C): global average pooling (Lin et al. 2013, arXiv:1312.4400)."""
-    return torch.nn.functional.adaptive_avg_pool2d(maps, 1).flatten(1)
-
-
-def global_pool(maps: Tensor, kind: Literal["avg", "max"]) -> Tensor:
-    """Maps (N, C, H, W) to the mean or the largest value of each, (N, C)."""
-    return global_average(maps) if kind == "avg" else maps.amax((2, 3))
-
-
-def check_pooled(config: Any, pools: bool, how: str) -> None:
-    """Refuse another ``global_pool`` than the default where the net of ``config`` does not pool globally."""
-    if not pools and config.global_pool != "avg":
-        raise ValueError(
-            f"global_pool of {config.name} is of its global pooling, and without {how} it has none, got "
-            f"{config.global_pool!r}; pass {how} too, or leave it"
-        )
-
-
-class BuffersAsBefore:
-    """A context, to be entered any number of times, in which ``block`` has copies of the buffers that it has now.
-
-    In it the block computes what it computes now, and whatever its layers count or average in training (the statistics
-    of any batch norm, say) goes to the copies: the block's own buffers take each batch in once.
-    """
-
-    def __init__(self, block: nn.Module) -> None:
-        self.before = [
-            (module._buffers, name, buffer.clone())
-            for module in block.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-
-    def __enter__(self) -> None:
-        self.own = [buffers[name] for buffers, name, _ in self.before]
-        for buffers, name, value in self.before:
-            buffers[name] = value.clone()
-
-    def __exit__(self, *exception: object) -> None:
-        for (buffers, name, _), buffer in zip(self.before, self.own, strict=True):
-            buffers[name] = buffer

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
+import torch
+
 from .._checks import (
     check_bool,
     check_choice,
@@ -129,3 +131,22 @@ def _check_option(what: str, value: Any, hint: Any) -> Any:
     checks: dict[Any, Callable[[str, Any], Any]]
     checks = {bool: check_bool, int: check_count, float: check_number, str: check_text}
     return checks[hint](what, value)
+
+
+def check_target(device: Any, dtype: Any) -> dict[str, Any]:
+    """What was given of the two, for ``Module.to``."""
+    target: dict[str, Any] = {}
+    if device is not None:
+        try:
+            target["device"] = torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"device must be a torch.device or its name, got {shorten(device)}; pass e.g. 'cpu', 'cuda' or 'meta'"
+            ) from error
+    if dtype is not None:
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize == 1:
+            raise TypeError(
+                f"dtype must be a floating-point torch.dtype, got {shorten(dtype)}; pass e.g. torch.float16"
+            )
+        target["dtype"] = dtype
+    return target

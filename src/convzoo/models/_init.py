@@ -14,11 +14,17 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from ..registry import build
+
+if TYPE_CHECKING:
+    from ._base import Classifier
+    from ._config import ModelConfig
 
 Layer = TypeVar("Layer", bound=nn.Conv2d | nn.Linear)
 Norm = TypeVar("Norm", bound=nn.BatchNorm2d | nn.LayerNorm)
@@ -34,7 +40,7 @@ FACTORIES = frozenset({
     torch.Tensor.new_zeros, torch.Tensor.new_ones, torch.Tensor.new_full, torch.Tensor.new_tensor,
 })  # fmt: skip
 FILLS = frozenset({torch.Tensor.zero_, torch.Tensor.fill_})
-INSIDE = threading.local()
+STATE = threading.local()
 
 
 class without_default_init(TorchFunctionMode):  # noqa: N801 - used as a context manager, like torch.no_grad
@@ -62,13 +68,13 @@ class without_default_init(TorchFunctionMode):  # noqa: N801 - used as a context
                 function()
 
     def __enter__(self) -> Any:
-        self._before = getattr(INSIDE, "yes", False)
+        self._before = getattr(STATE, "skipping", False)
         self._needed = not self._before or type(self) is not without_default_init  # each mode is asked at every call
-        INSIDE.yes = True
+        STATE.skipping = True
         return super().__enter__() if self._needed else self
 
     def __exit__(self, *exception: Any) -> None:
-        INSIDE.yes = self._before
+        STATE.skipping = self._before
         if self._needed:
             super().__exit__(*exception)
 
@@ -101,11 +107,11 @@ def _asked_by_a_layer() -> bool:
     return frame is not None and frame.f_globals.get("__name__", "").startswith("torch.nn.modules.")
 
 
-class without_numbers(without_default_init):  # noqa: N801
+class on_meta(without_default_init):  # noqa: N801
     """Within it, modules are made on the meta device, and nothing is filled in: their shapes, at the least cost.
 
     Example:
-        >>> with without_numbers():
+        >>> with on_meta():
         ...     layer = nn.BatchNorm2d(3)
         >>> layer.running_mean.device
         device(type='meta')
@@ -121,19 +127,25 @@ class without_numbers(without_default_init):  # noqa: N801
         return super().__torch_function__(func, types, args, kwargs)
 
 
+def build_empty(config: ModelConfig) -> Classifier:
+    """The model of a row on the meta device, without numbers: its shapes, in milliseconds."""
+    with on_meta():
+        return build(config)
+
+
 LARGE = 2**17  # numbers; fewer are drawn before a thread has begun
 
 
 def draw(weight: Tensor, function: Callable[..., Tensor], *between: float) -> None:
-    """``function(weight, *between)``, a draw from the default generator; a large one by :class:`drawing_together`."""
-    put_off = getattr(INSIDE, "put_off", None)
-    if put_off is None or weight.numel() < LARGE or weight.device.type != "cpu" or type(weight.detach()) is not Tensor:
+    """``function(weight, *between)``, from the default generator; a large one by :class:`drawing_in_parallel`."""
+    deferred = getattr(STATE, "deferred", None)
+    if deferred is None or weight.numel() < LARGE or weight.device.type != "cpu" or type(weight.detach()) is not Tensor:
         function(weight, *between)
     else:
-        put_off.append((weight, function, between, int(torch.empty((), dtype=torch.int64, device="cpu").random_())))
+        deferred.append((weight, function, between, int(torch.empty((), dtype=torch.int64, device="cpu").random_())))
 
 
-class drawing_together:  # noqa: N801
+class drawing_in_parallel:  # noqa: N801
     """Within it, :func:`normal_` and :func:`uniform_` put the large weights of the CPU off; at its end they are drawn
     side by side, on as many threads as the framework uses.
 
@@ -141,16 +153,16 @@ class drawing_together:  # noqa: N801
     same seed gives the same numbers on any number of threads.
 
     Example:
-        >>> with drawing_together():
+        >>> with drawing_in_parallel():
         ...     layer = he_normal_(nn.Linear(400, 400))
     """
 
     def __enter__(self) -> None:
-        INSIDE.put_off = []
+        STATE.deferred = []
 
     def __exit__(self, *exception: Any) -> None:
-        put_off: list[tuple[Tensor, Callable[..., Tensor], tuple[float, ...], int]] = INSIDE.put_off
-        INSIDE.put_off = None
+        deferred: list[tuple[Tensor, Callable[..., Tensor], tuple[float, ...], int]] = STATE.deferred
+        STATE.deferred = None
         if exception[0] is not None:
             return
         inference = torch.is_inference_mode_enabled()
@@ -159,13 +171,13 @@ class drawing_together:  # noqa: N801
             with torch.inference_mode(inference), torch.no_grad():  # both hold for one thread
                 function(weight, *between, generator=torch.Generator().manual_seed(seed))
 
-        put_off.sort(key=lambda job: -job[0].numel())  # the largest first, so that the threads end together
-        threads = min(torch.get_num_threads(), len(put_off))
+        deferred.sort(key=lambda job: -job[0].numel())  # the largest first, so that the threads end together
+        threads = min(torch.get_num_threads(), len(deferred))
         if threads > 1:
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(catch_up, *zip(*put_off, strict=True)))
+                list(pool.map(catch_up, *zip(*deferred, strict=True)))
         else:
-            for job in put_off:
+            for job in deferred:
                 catch_up(*job)
 
 
@@ -214,14 +226,11 @@ def orthogonal(rows: int, columns: int) -> Tensor:
 
 
 @torch.no_grad()
-def uniform_(layer: Layer, bound: float, *, bias: bool = True) -> Layer:
-    """Weights from U(-bound, bound); biases too, or zero."""
+def uniform_(layer: Layer, bound: float) -> Layer:
+    """Weights and biases from U(-bound, bound)."""
     draw(layer.weight, Tensor.uniform_, -bound, bound)
     if layer.bias is not None:
-        if bias:
-            layer.bias.uniform_(-bound, bound)
-        else:
-            layer.bias.zero_()
+        layer.bias.uniform_(-bound, bound)
     return layer
 
 

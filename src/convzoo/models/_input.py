@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from .._checks import check_img_size, plural, shorten
+from .._transform import Transform
+from ._init import build_empty
 from ._layers import chans_in, entrance
 
 if TYPE_CHECKING:
     from ._base import Classifier
+    from ._config import ModelConfig
 
 DENSE = frozenset({torch.strided, torch._mkldnn})  # type: ignore[attr-defined]
 FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
+SMALL_SIDE = 96  # pixels; below it an architecture's options for small images are looked at
 AUTOCAST = frozenset({torch.float32, torch.float16, torch.bfloat16})  # autocast makes one of any of these
 
 
@@ -118,3 +125,59 @@ def too_small(model: Classifier, height: int, width: int) -> str:
         f"{model.config.name} needs at least {model.min_size}x{model.min_size} pixels{why}, got {height}x{width}; "
         "pad or enlarge the image, or pick a net for small images, such as lenet5 or fcn_gap"
     )
+
+
+def check_unchanged(model: Classifier, name: str, value: object, layer: str, remedy: str) -> None:
+    """Refuse another value for an attribute of ``model`` that one of its layers decides."""
+    if value != getattr(model, name):
+        raise ValueError(
+            f"{name} of {model.config.name} is {getattr(model, name)}, which its {layer} says, got {shorten(value)}; "
+            f"{remedy} changes it"
+        )
+
+
+def check_transform(model: Classifier, transform: Any) -> None:
+    """Refuse what makes no input of ``model``."""
+    if not isinstance(transform, Transform):
+        raise TypeError(f"transform must be made by convzoo.transform, got {type(transform).__name__}")
+    if transform.in_chans != model.in_chans:
+        raise ValueError(
+            f"{model.config.name} takes {plural(model.in_chans, 'channel')}, and the transform gives "
+            f"{transform.in_chans}; pass convzoo.transform a mean and std for each channel"
+        )
+    if model.fixed_size and transform.img_size != model.img_size:
+        raise ValueError(wrong_size(model, *transform.img_size))
+
+
+def no_transform(model: Classifier) -> str:
+    """The text for pictures to a model of which nothing says what input it expects."""
+    name = model.config.name
+    return (
+        f"{name} has no pretrained weights that would say what input they expect; create_model({name!r}, "
+        "pretrained=...) has, else set model.transform = convzoo.transform(img_size, mean, std) as you train"
+    )
+
+
+def no_head(model: Classifier, num_classes: int) -> str:
+    """The text for a backbone that is to get another head."""
+    name = model.config.name
+    return (
+        f"this {name} was made with features_only=True and has no head to replace; create_model({name!r}, "
+        f"num_classes={num_classes}) makes one with a head"
+    )
+
+
+def suggest_for_small_images(config: ModelConfig, given: Mapping[str, Any]) -> None:
+    """Warn where next to nothing is left of the images, and the architecture has options against it."""
+    better = {option: value for option, value in config.small_images.items() if option not in given}
+    height, width = check_img_size(config.img_size)
+    if not better or min(height, width) >= SMALL_SIDE:
+        return
+    maps = build_empty(config).eval().forward_features(torch.empty(1, config.in_chans, height, width, device="meta"))
+    if max(maps.shape[2:]) <= 2:
+        advice = ", ".join(f"{option}={value!r}" for option, value in better.items())
+        warnings.warn(
+            f"of {height}x{width} images {config.name} leaves maps of {maps.shape[2]}x{maps.shape[3]}; pass {advice} "
+            "for larger ones, or the option's present value to say that this is meant",
+            stacklevel=3,
+        )

@@ -34,3 +34,9 @@ def stage_of_parameters(net: Classifier) -> dict[str, str]:
     """Path of every parameter of ``net`` to the name of its stage, or to ``"head"``."""
     modules = stage_of_modules(net)
     return {path: modules[path.rpartition(".")[0]] for path, _ in net.named_parameters()}
+
+
+def number_stages(net: Classifier) -> dict[str, int]:
+    """Path of every parameter of ``net`` to the place of its stage, counted from the image inwards."""
+    places = {stage: place for place, stage in enumerate([*net.stages, HEAD])}
+    return {path: places[stage] for path, stage in stage_of_parameters(net).items()}

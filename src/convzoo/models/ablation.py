@@ -31,8 +31,9 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, check_pooled, global_pool, note
+from ._base import Classifier, note
 from ._config import ModelConfig, Rate
+from ._functions import check_pooled, global_pool
 from ._init import centred_sigmoid_, he_normal_, identity_, normal_
 
 

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import AuxLogits, Classifier, global_pool, note
+from ._base import Classifier, note
 from ._config import ModelConfig, Rate
+from ._functions import AuxLogits, global_pool
 from ._init import he_normal_, identity_, normal_
 
 
@@ -88,7 +89,6 @@ class Inception(nn.Module):
         super().__init__()
         one, three_reduce, three, five_reduce, five, pool = widths
         kernel = int(config.third_branch[0])
-        self.out_chans = one + three + five + pool
         self.branch1 = ConvUnit(chans, one, config)
         self.branch2 = nn.Sequential(
             ConvUnit(chans, three_reduce, config), ConvUnit(three_reduce, three, config, kernel=3)

@@ -13,8 +13,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import global_pool, note
+from ._base import note
 from ._config import Rate
+from ._functions import global_pool
 from .mnist import MnistClassifier, MnistConfig
 
 

@@ -19,8 +19,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, check_pooled, note
+from ._base import Classifier, note
 from ._config import ModelConfig, Rate
+from ._functions import check_pooled
 from ._init import he_normal_, identity_, normal_
 
 

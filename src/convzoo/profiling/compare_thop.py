@@ -19,7 +19,7 @@ from torch import nn
 
 from .._modules import private_copy, unwrap
 from ..models import ModelConfig
-from ..registry import build
+from ..models._init import build_empty
 from .count import count
 from .inputs import Inputs
 from .result import Comparison, Layer, Profile, Term
@@ -55,8 +55,7 @@ class Source:
         model = self._model()
         gone = model is None
         if model is None and isinstance(self._config, ModelConfig):
-            with torch.device("meta"):
-                model = build(self._config)
+            model = build_empty(self._config)
         if model is None or count(model, self.inputs)[0] != ours:
             raise ValueError(
                 f"the model of this profile is {'gone' if gone else 'another by now'}, and a check runs it once more; "

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..models import Classifier
+from ..models._init import build_empty
 from ..registry import build
 from .entries import WeightInfo, describe_head
 from .errors import WeightsMismatch
-from .fit import ASKED, Reason, build_empty, check_match, differences, put_in, shape_of
+from .fit import ASKED, Reason, check_match, differences, put_in, shape_of
 from .layouts import State
 
 
@@ -101,7 +102,7 @@ def fit_chans(model: Classifier, state: State, chans: int, what: str) -> str:
     return f"{path} folded from {chans} to {model.in_chans} channels"
 
 
-def _spread(values: tuple[float, ...], count: int) -> tuple[float, ...]:
+def _spread_channels(values: tuple[float, ...], count: int) -> tuple[float, ...]:
     """Of each channel, for another count: the mean of those that were folded into one, or a repetition."""
     if count >= len(values):
         return tuple(values[channel % len(values)] for channel in range(count))
@@ -186,8 +187,8 @@ def load_fitted(
             info,
             in_chans=chans,
             img_size=model.img_size,
-            mean=_spread(info.mean, chans),
-            std=_spread(info.std, chans),
+            mean=_spread_channels(info.mean, chans),
+            std=_spread_channels(info.std, chans),
             adapted=(*info.adapted, *adapted),
             metrics={} if adapted else info.metrics,
         )

@@ -134,7 +134,7 @@ class RepositoryCache:
         if not self._is_own(blob, etag):
             with self._locked(etag):
                 if not self._is_own(blob, etag):  # another process may have been faster
-                    with self._partial(etag) as partial:
+                    with self._temporary(etag) as partial:
                         write(partial)
                         return self._link(partial, blob, path)
         return self._link(None, blob, path)
@@ -149,30 +149,20 @@ class RepositoryCache:
             partial.replace(blob)
         if path.is_symlink() and self.stated_hash(path) == blob.name and self.find(path.parent.name, path.name):
             return path
-        temporary = self.blobs / f"{blob.name}.{secrets.token_hex(4)}.incomplete"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if self._may_link(blob, path, temporary):
+            with self._temporary(blob.name) as temporary:
+                try:
+                    temporary.symlink_to(os.path.relpath(blob, path.parent))
+                except (OSError, NotImplementedError):
+                    self.write_text(self._record(path), blob.name)
+                    temporary = blob
                 temporary.replace(path)
-            else:
-                self.write_text(self._record(path), blob.name)
-                blob.replace(path)
         except OSError:
             if partial is not None:
                 raise
             return blob  # a cache that cannot be written, with the content in it
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
         return path
-
-    @staticmethod
-    def _may_link(blob: Path, path: Path, temporary: Path) -> bool:
-        try:
-            temporary.symlink_to(os.path.relpath(blob, path.parent))
-        except (OSError, NotImplementedError):
-            return False
-        return True
 
     @contextlib.contextmanager
     def _locked(self, etag: str) -> Iterator[None]:
@@ -186,18 +176,18 @@ class RepositoryCache:
             yield
 
     @contextlib.contextmanager
-    def _partial(self, etag: str) -> Iterator[Path]:
-        """A new name for a download, gone afterwards; those of processes that were killed go too."""
-        for old in self.blobs.glob(f"{etag}.*.incomplete"):
+    def _temporary(self, name: str) -> Iterator[Path]:
+        """A new path beside the blobs, gone afterwards; what processes that were killed left for ``name`` goes too."""
+        for old in self.blobs.glob(f"{name}.*.incomplete"):
             with contextlib.suppress(OSError):
                 if time.time() - old.lstat().st_mtime > ORPHANED:
                     old.unlink()
-        partial = self.blobs / f"{etag}.{secrets.token_hex(4)}.incomplete"
+        temporary = self.blobs / f"{name}.{secrets.token_hex(4)}.incomplete"
         try:
-            yield partial
+            yield temporary
         finally:
             with contextlib.suppress(OSError):
-                partial.unlink()
+                temporary.unlink()
 
     def move_reference(self, revision: str, commit: str) -> None:
         """Note what a branch or tag means now; in a cache that cannot be written, nothing happens."""
@@ -212,10 +202,6 @@ class RepositoryCache:
         self.blobs.mkdir(parents=True, exist_ok=True)
         if not path.parent.resolve().is_relative_to(self.root.resolve()):
             raise OSError(f"{path.parent} leads out of {self.root}")
-        temporary = self.blobs / f"{secrets.token_hex(8)}.incomplete"
-        try:
+        with self._temporary(path.name) as temporary:
             temporary.write_text(text, encoding="ascii")
             temporary.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()

@@ -13,12 +13,14 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from .._checks import shorten
 from .errors import WeightsError, WeightsForbidden, WeightsNotFound, WeightsUnavailable
 from .package import bundled_names
+
+Result = TypeVar("Result")
 
 CHUNK = 1 << 16  # bytes
 UNWRITABLE = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT, errno.ENOTDIR)
@@ -176,7 +178,9 @@ def _meanings() -> list[_Meaning]:
     ]
 
 
-def explain(error: BaseException, what: str, token: str | bool | None = None, otherwise: str = "") -> WeightsError:
+def translate_error(
+    error: BaseException, what: str, token: str | bool | None = None, otherwise: str = ""
+) -> WeightsError:
     """The error of our family that says what ``error`` means for ``what`` was asked.
 
     Raise it outside the ``except`` clause: it has ``error`` as its cause only where that does not show the token
@@ -208,6 +212,15 @@ def explain(error: BaseException, what: str, token: str | bool | None = None, ot
     if len(shown) < LONGEST and mask(shown, hidden) == shown:
         problem.__cause__ = error
     return problem
+
+
+def in_our_words(work: Callable[[], Result], what: str, token: str | bool | None) -> Result:
+    """What ``work`` returns; what it raises becomes an error of our family, see :func:`translate_error`."""
+    try:
+        return work()
+    except Exception as error:  # the client lets errors of its HTTP library through
+        problem = translate_error(error, what, token)
+    raise problem
 
 
 def secret(token: str | bool | None) -> str | None:

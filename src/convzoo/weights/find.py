@@ -1,4 +1,7 @@
-"""Where weights come from, in this order: a path, the package, a folder of repositories, the cache, the Hub."""
+"""Where weights come from, in this order: a path, the package, a folder of repositories, the cache, the Hub.
+
+What cannot be had raises a :class:`WeightsError <convzoo.weights.errors.WeightsError>` of the kind that says why.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from pathlib import Path
 from .._checks import check_bool, check_text, shorten
 from . import package
 from .client import check_token, shorten_name
-from .entries import FILE_NAME, OWNER, WeightInfo, all_entries, bundled_path, read_table, unknown, weight_info
+from .entries import FILE_NAME, OWNER, WeightInfo, all_entries, bundled_path, read_table, unknown
 from .errors import WeightsCorrupted, WeightsError, WeightsForbidden, WeightsNotFound
 from .files import PICKLES, check_hash, read_metadata, refuse_pickle_name, sha256_of
 from .schema import parse_config, read_config, read_info
@@ -158,19 +161,11 @@ def find_source(source: str | os.PathLike[str], architecture: str, access: Acces
     A path object is a file or folder, ``"hub:owner/name"`` a repository of the Hub. Any other text is taken for a
     path if it is written like one or, with a slash in it, if it is there; else with a slash for a repository, in the
     folders of ``CONVZOO_WEIGHTS`` first; else for a tag, and where there is no such tag for a folder of that name.
-
-    Raises:
-        WeightsError: each kind of it, see :mod:`convzoo.weights.errors`.
     """
-    if not isinstance(source, str):
-        return _find_given_path(Path(source), access)
-    if source.startswith(HUB):
-        return find_repository(*_split(source.removeprefix(HUB), access), access)
-    if looks_like_path(source):
-        return _find_given_path(Path(source), access)
-    if "/" in source:
-        repo_id, revision = _split(source, access)
-        return find_in_folders(repo_id, revision) or find_repository(repo_id, revision, access)
+    found = find_outright(source, access)
+    if found is not None:
+        return found
+    source = os.fspath(source)
     name = source if source.startswith(f"{architecture}.") else f"{architecture}.{source}"
     table, here = read_table()[0], look_at(Path(source))
     entries = table if name in table else all_entries()
@@ -184,7 +179,19 @@ def find_source(source: str | os.PathLike[str], architecture: str, access: Acces
             f"Path({source!r}) or './{source}' for the folder",
             stacklevel=2,
         )
-    return _find_entry(entries[name], access)
+    return find_entry(entries[name], access)
+
+
+def find_outright(source: str | os.PathLike[str], access: Access) -> Found | None:
+    """The weights of a path or a repository; None for a text that is first of all taken for a tag."""
+    if isinstance(source, str) and source.startswith(HUB):
+        return find_repository(*_split(source.removeprefix(HUB), access), access)
+    if not isinstance(source, str) or looks_like_path(source):
+        return _find_given_path(Path(source), access)
+    if "/" in source:
+        repo_id, revision = _split(source, access)
+        return find_in_folders(repo_id, revision) or find_repository(repo_id, revision, access)
+    return None
 
 
 def _find_given_path(path: Path, access: Access) -> Found:
@@ -197,8 +204,20 @@ def _find_given_path(path: Path, access: Access) -> Found:
 
 
 def _split(source: str, access: Access) -> tuple[str, str | None]:
-    """Repository and revision; the latter behind an @ or in ``access``, but not two different ones."""
-    repo_id, revision = split_repository(source)
+    """``owner/name[@revision]`` as repository id and revision, which may be given in ``access`` instead.
+
+    Raises:
+        WeightsNotFound: it is not of that form.
+        ValueError: two different revisions.
+    """
+    match = REPOSITORY.fullmatch(source)
+    if not match:
+        raise WeightsNotFound(
+            f"pretrained={shorten(source)} names neither a tag, a folder, a .safetensors file nor a repository of the "
+            "Hub; a repository is written 'owner/name' or 'owner/name@revision', with 'hub:' before it where a folder "
+            "is called the same"
+        )
+    repo_id, revision = match[1], match[2]
     if access.revision is not None and revision not in (None, access.revision):
         raise ValueError(
             f"pretrained={shorten(source)} and revision={shorten(access.revision)} name two versions; leave one out"
@@ -258,16 +277,8 @@ def _bare(path: Path) -> Found:
     return Found(path, replace(info, source=str(path)))
 
 
-def find_tag(name: str, access: Access) -> Found:
-    """The weights ``architecture.tag``.
-
-    Raises:
-        WeightsError: each kind of it, see :mod:`convzoo.weights.errors`.
-    """
-    return _find_entry(weight_info(name), access)
-
-
-def _find_entry(info: WeightInfo, access: Access) -> Found:
+def find_entry(info: WeightInfo, access: Access) -> Found:
+    """The weights that an entry of the table, or of the folders of ``CONVZOO_WEIGHTS``, describes."""
     name = info.name
     if access.revision is not None:
         return find_repository(info.repo_id, access.revision, access)  # as that version describes itself
@@ -294,11 +305,7 @@ def find_in_folders(repo_id: str, revision: str | None) -> Found | None:
 
 
 def find_repository(repo_id: str, revision: str | None, access: Access, info: WeightInfo | None = None) -> Found:
-    """A repository in the cache or on the Hub; ``info`` where an entry describes it.
-
-    Raises:
-        WeightsError: each kind of it, see :mod:`convzoo.weights.errors`.
-    """
+    """A repository in the cache or on the Hub; ``info`` where an entry describes it."""
     from .hub import Repository, Snapshot
 
     def use(files: Snapshot) -> Found:
@@ -310,19 +317,3 @@ def find_repository(repo_id: str, revision: str | None, access: Access, info: We
         return Found(path, replace(described, revision=files.commit, source=f"{repo_id}@{files.commit}"))
 
     return Repository(repo_id, revision, access).read(use)
-
-
-def split_repository(source: str) -> tuple[str, str | None]:
-    """``owner/name[@revision]`` as repository id and revision.
-
-    Raises:
-        WeightsNotFound: it is not of that form.
-    """
-    match = REPOSITORY.fullmatch(source)
-    if not match:
-        raise WeightsNotFound(
-            f"pretrained={shorten(source)} names neither a tag, a folder, a .safetensors file nor a repository of the "
-            "Hub; a repository is written 'owner/name' or 'owner/name@revision', with 'hub:' before it where a folder "
-            "is called the same"
-        )
-    return match[1], match[2]

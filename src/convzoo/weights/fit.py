@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._checks import shorten
 from ..models import Classifier, ModelConfig
-from ..models._init import without_numbers
+from ..models._init import on_meta
 from ..registry import build
 from .errors import WeightsCorrupted, WeightsMismatch
 from .layouts import State
@@ -83,7 +83,7 @@ def shape_of(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 
 
-class _counted(without_numbers):  # noqa: N801
+class _counted(on_meta):  # noqa: N801
     """Within it, modules are made without numbers, and no more tensors than ``limit``."""
 
     def __init__(self, limit: int) -> None:
@@ -99,13 +99,13 @@ class _counted(without_numbers):  # noqa: N801
         return super().__torch_function__(func, types, args, kwargs)
 
 
-def build_empty(config: ModelConfig, limit: int | None = None) -> Classifier:
-    """The model without numbers, on the meta device: its shapes, in milliseconds.
+def build_counted(config: ModelConfig, state: State) -> Classifier:
+    """The empty model of a description, whose file holds the tensors ``state``.
 
     Raises:
-        WeightsCorrupted: making it takes more than ``limit`` operations on tensors.
+        WeightsCorrupted: making it takes more operations on tensors than a model of so many tensors does.
     """
-    with without_numbers() if limit is None else _counted(limit):
+    with _counted(1000 + 20 * len(state)):
         return build(config)
 
 
@@ -223,8 +223,3 @@ def check_numbers(values: Iterable[Any], state: State) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int) and number > most:
                 raise WeightsCorrupted(f"{shorten(number)}, where no tensor of the file is longer than {most}")
-
-
-def operations(state: State) -> int:
-    """More operations on tensors than making a model of so many tensors takes."""
-    return 1000 + 20 * len(state)

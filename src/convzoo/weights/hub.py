@@ -4,13 +4,15 @@ The client (``huggingface_hub``) asks, and its cache is used as it is laid out (
 added here: the files of one load come from one commit; a pinned file that is cached costs no request; every file is
 compared with the hash stated for it, when it comes and whenever it is used; a branch's cached commit is given up only
 when all of the newer one is here and checked; and whatever goes wrong while a good copy is cached, the copy is used,
-with one warning.
+with one warning. What cannot be had raises a :class:`WeightsError <convzoo.weights.errors.WeightsError>` of the kind
+that says why.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -32,31 +34,19 @@ class Repository:
     """
 
     def __init__(self, repo_id: str, revision: str | None, access: Access) -> None:
+        from huggingface_hub.utils import validate_repo_id
+
         self.repo_id, self.revision = repo_id, check_revision(revision or "main")
         self.name = f"{client.shorten_name(repo_id)}@{client.shorten_name(self.revision)}"
         self.access = access
-        problem = self._refusal()
-        if problem is not None:
-            raise problem
+        client.in_our_words(lambda: validate_repo_id(repo_id), self.name, access.token)
         self.cache = RepositoryCache(repo_id, access.cache_dir)
-
-    def _refusal(self) -> WeightsError | None:
-        from huggingface_hub.utils import validate_repo_id
-
-        try:
-            validate_repo_id(self.repo_id)
-        except ValueError as error:
-            return client.explain(error, self.name, self.access.token)
-        return None
 
     def read(self, use: Callable[[Snapshot], Result]) -> Result:
         """What ``use`` makes of the newest commit; of the cached one, with one warning, if that cannot be had.
 
         Args:
             use: takes a commit's files, by :meth:`Snapshot.fetch`, and looks whether they are what they should be.
-
-        Raises:
-            WeightsError: each kind of it, see :mod:`convzoo.weights.errors`.
         """
         from huggingface_hub import constants
 
@@ -108,11 +98,7 @@ class Snapshot:
         return self.commit != self.cache.commit(self.repository.revision)
 
     def fetch(self, filename: str, sha256: str | None = None) -> Path:
-        """The path of a file whose content is what the Hub, or ``sha256``, states.
-
-        Raises:
-            WeightsError: each kind of it, see :mod:`convzoo.weights.errors`.
-        """
+        """The path of a file whose content is what the Hub, or ``sha256``, states."""
         what = f"{filename} of {self.repository.name}"
         asker, stated = self.asker, None
         if asker is not None and self.commit is None:
@@ -166,12 +152,8 @@ class Snapshot:
                     return
             raise wrong
 
-        try:
-            path = self.cache.add(stated.commit, filename, stated.etag, write)
-        except Exception as error:
-            problem = client.explain(error, what, asker.token)
-        else:
-            if sha256 is None or has_hash(path, sha256):
-                return path
-            problem = wrong
-        raise problem
+        add = partial(self.cache.add, stated.commit, filename, stated.etag, write)
+        path = client.in_our_words(add, what, asker.token)
+        if sha256 is not None and not has_hash(path, sha256):
+            raise wrong
+        return path

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,21 +26,17 @@ COUNTER = "num_batches_tracked"  # of a batch norm; older files have none, and o
 DEPTH = 4  # mappings inside mappings that a checkpoint is searched through
 
 
-def _same(state: State, model: nn.Module) -> State:
-    return state
+LAYOUTS = ("convzoo", "torchvision", "t2t-official", "timm")
+AUX_HEADS = ("aux1", "aux2", "AuxLogits")  # in GoogLeNet's and Inception v3's files; a model built without has no use
 
 
-def _torchvision(state: State, model: nn.Module) -> State:
-    """GoogLeNet's and Inception v3's files hold auxiliary heads; a model built without has no use for them."""
-    has = {key.split(".")[0] for key in model.state_dict()}
-    return {
-        key: tensor
-        for key, tensor in state.items()
-        if key.split(".")[0] in has or key.split(".")[0] not in ("aux1", "aux2", "AuxLogits")
-    }
+def _without_aux_heads(state: State, own: Collection[str]) -> State:
+    """The tensors but those of auxiliary heads that the model, whose keys are ``own``, has not."""
+    unused = set(AUX_HEADS) - {key.split(".")[0] for key in own}
+    return {key: tensor for key, tensor in state.items() if key.split(".")[0] not in unused}
 
 
-def _timm(state: State, model: nn.Module) -> State:
+def _from_timm(state: State) -> State:
     """VGG: three renames, and the hidden layers' kernels laid flat; the rest as it is."""
     renamed: State = {}
     for key, tensor in state.items():
@@ -50,14 +46,6 @@ def _timm(state: State, model: nn.Module) -> State:
                 tensor = tensor.flatten(1) if tensor.ndim == 4 else tensor
         renamed[key] = tensor
     return renamed
-
-
-LAYOUTS: dict[str, Callable[[State, nn.Module], State]] = {
-    "convzoo": _same,
-    "torchvision": _torchvision,
-    "t2t-official": _same,
-    "timm": _timm,
-}
 
 
 def detect(state: State) -> str:
@@ -87,7 +75,11 @@ def convert(source: Mapping[str, Any], model: nn.Module, layout: str | None = No
     if source.keys() == own.keys() and all(isinstance(value, Tensor) for value in source.values()):
         return dict(source)
     state = find_state(source, own)
-    state = LAYOUTS[layout or detect(state)](state, model)
+    layout = layout or detect(state)
+    if layout == "timm":
+        state = _from_timm(state)
+    elif layout == "torchvision":
+        state = _without_aux_heads(state, own)
     for key in own:
         if key not in state and key.rpartition(".")[2] == COUNTER:
             state[key] = torch.zeros((), dtype=torch.int64, device="cpu")

@@ -1,4 +1,4 @@
-"""The two doors: a model made with weights, and weights put into a model that is there."""
+"""A model made with weights, and weights put into a model that is there."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from .._checks import check_bool, check_img_size, shorten
 from .._modules import unwrap
 from ..models import Classifier, ModelConfig
 from ..models._features import keys_left_out
+from ..models._init import build_empty
 from ..registry import find_entry, make_config
 from . import adapt, find, fit, layouts
-from .entries import WeightInfo, default_tag
+from .entries import WeightInfo, default_tag, weight_info
 from .errors import WeightsCorrupted, WeightsMismatch
 from .files import PICKLES, read_pickle, read_tensors
 
@@ -73,7 +74,7 @@ def _find(name: str, architecture: str, tag: str, pretrained: bool | Source, acc
             "weights"
         )
     if pretrained is True:
-        return find.find_tag(name if tag else f"{architecture}.{default_tag(architecture)}", access)
+        return find.find_entry(weight_info(name if tag else f"{architecture}.{default_tag(architecture)}"), access)
     if not isinstance(pretrained, (str, os.PathLike)) or not str(pretrained):
         raise TypeError(
             f"pretrained must be True, False, a tag, a folder or file, or 'owner/name' of the Hub, got {pretrained!r}; "
@@ -92,7 +93,7 @@ def _load_bare(
     asked: ModelConfig, source: Mapping[str, Tensor], wanted: adapt.Wanted, what: str, *, copy: bool = False
 ) -> Classifier:
     """Tensors without a description: taken for the architecture and options asked for."""
-    model = fit.build_empty(asked)
+    model = build_empty(asked)
     state = layouts.convert(source, model)
     native = adapt.read_off(model, state)
     if native.num_classes == 0 and wanted.num_classes is None:
@@ -114,12 +115,12 @@ def _load_described(
     trained = _trained_config(info)
     try:
         fit.check_numbers((info.num_classes, info.in_chans, *info.model_args.values()), state)
-        limit = fit.operations(state) if info.model_args else None  # the architecture's own row needs none
-        native = fit.build_empty(trained, limit)
+        # the architecture's own row is no danger
+        native = fit.build_counted(trained, state) if info.model_args else build_empty(trained)
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         raise _impossible(info, error) from error
     if options:
-        native = fit.build_empty(trained.changed(**options))
+        native = build_empty(trained.changed(**options))
         info = info.in_model(native.config, trained)
     own_state = native.state_dict()
     state = layouts.convert(state, native, info.layout, own_state)

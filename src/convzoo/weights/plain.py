@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from .._modules import private_copy
+from ..inference.optimize import is_close_tensor, is_optimized
 from ..models import Classifier
-from .fit import build_empty, differences, fill_tables, hand_over
+from ..models._init import build_empty
+from .fit import differences, fill_tables, hand_over
 from .layouts import State
 
 REMEDY = (
@@ -34,7 +36,7 @@ def as_built(model: Classifier) -> Classifier:
     name = model.config.name
     if any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()]):
         raise ValueError(f"{name} is on the meta device and has no numbers to save; load or draw some first")
-    if any(getattr(module, "optimized_for_inference", False) for module in model.modules()):
+    if is_optimized(model):
         raise ValueError(
             f"this {name} is optimised for inference, and its tensors are no longer those of {name}; save the model "
             "that it was made from"
@@ -93,18 +95,9 @@ def _compare(model: Classifier, plain: Classifier) -> None:
                 f"this {name} cannot be saved, since it cannot be tried: on images of {height}x{width} it raises "
                 f"{type(error).__name__}: {error}; {REMEDY}"
             ) from error
-    if not (isinstance(found, Tensor) and found.shape == expected.shape and _close(found, expected)):
+    rounding = min(0.05, 2000 * torch.finfo(expected.dtype).eps)  # of a deep net
+    if not (isinstance(found, Tensor) and is_close_tensor(found.to(expected), expected, rounding)):
         raise ValueError(
             f"this {name} cannot be saved, since create_model could not make it again: its tensors are those of "
             f"{name}, but its layers compute something else with them; {REMEDY}"
         )
-
-
-def _close(found: Tensor, expected: Tensor) -> bool:
-    """Equal up to the rounding of a deep net; what is not finite must be the same."""
-    tolerance = min(0.05, 2000 * torch.finfo(expected.dtype).eps)
-    finite = expected.isfinite()
-    if not torch.equal(found[~finite].nan_to_num(), expected[~finite].nan_to_num()):
-        return False
-    found, expected = found[finite].double(), expected[finite].double()
-    return not expected.numel() or bool((found - expected).abs().max() <= tolerance * expected.abs().max())

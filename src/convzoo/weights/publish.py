@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import registry
-from .._checks import check_count, check_number, check_text, shorten
+from .._checks import check_text, shorten
 from .._modules import unwrap
-from .._transform import CROP_MODES, INTERPOLATIONS
+from .._transform import per_channel, transform
 from ..models import Classifier
 from ..profiling import profile
 from . import find, fit, layouts
@@ -28,7 +28,7 @@ from .files import read_tensors, sha256_of, write_tensors, write_text
 from .folder import write_folder
 from .load import create_pretrained
 from .plain import as_built
-from .schema import make_config, name_classes, read_info
+from .schema import check_metrics, make_config, name_classes, read_info
 
 REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 CARD_NAME, LOG_NAME = "README.md", "log.json"
@@ -116,17 +116,20 @@ def save_pretrained(
         raise ValueError(f"tag must be letters, digits, _ and -, got {shorten(tag)}; pass e.g. tag='mnist'")
     if repo_id is not None and not REPOSITORY.fullmatch(check_text("repo_id", repo_id)):
         raise ValueError(f"repo_id must be 'owner/name', got {shorten(repo_id)}; pass e.g. 'me/{name}.{tag}'")
-    seen = model.transform
-    if seen is not None and seen.in_chans != model.in_chans:
-        seen = None
-    if seen is not None:
-        mean, std = (seen.mean if mean is None else mean), (seen.std if std is None else std)
-    if mean is None or std is None:
+    known: dict[str, Any] = {"img_size": model.img_size}
+    if model.transform is not None and model.transform.in_chans == model.in_chans:
+        known = dict(vars(model.transform))
+    given = {"mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop_pct, "crop_mode": crop_mode}
+    known |= {what: value for what, value in given.items() if value is not None}
+    if not known.keys() >= {"mean", "std"}:
         raise ValueError(
             f"mean and std of the training images of {name} are not known; pass mean= and std= per channel, of images "
             "scaled to 0..1 (0 and 1 if that was all), or set model.transform"
         )
-    number_type = DTYPES[_choose("dtype", dtype, DTYPES)]
+    known |= {what: per_channel(what, known[what], model.in_chans) for what in ("mean", "std")}
+    look = transform(**known)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {shorten(dtype)}; pass one of these")
     info = WeightInfo(
         name=f"{name}.{tag}",
         architecture=name,
@@ -136,15 +139,7 @@ def save_pretrained(
         num_classes=model.num_classes,
         **_name_classes(model, classes),
         in_chans=model.in_chans,
-        img_size=seen.img_size if seen else model.img_size,
-        mean=_per_channel("mean", mean, model.in_chans),
-        std=_per_channel("std", std, model.in_chans),
-        interpolation=_choose(
-            "interpolation", interpolation or (seen.interpolation if seen else "bilinear"), INTERPOLATIONS
-        ),
-        crop_pct=check_number("crop_pct", crop_pct if crop_pct is not None else (seen.crop_pct if seen else 1.0)),
-        crop_mode=_choose("crop_mode", crop_mode or (seen.crop_mode if seen else "center"), CROP_MODES),
-        preparation=seen.preparation if seen else "",
+        **vars(look),
         temperature=old.temperature if old else 1.0,
         metrics=_check_metrics(metrics or {}),
         dataset=_plain("dataset", dict(dataset or {})),
@@ -166,7 +161,7 @@ def save_pretrained(
         )
     counted = profile(plain, (plain.in_chans, *info.img_size))
     info = replace(info, num_params=counted.params, macs=counted.macs)
-    state = {key: _cast(key, value, number_type) for key, value in plain.state_dict().items()}
+    state = {key: _cast(key, value, DTYPES[dtype]) for key, value in plain.state_dict().items()}
     described = make_config(plain, info)
 
     def write(path: Path) -> None:
@@ -199,37 +194,12 @@ def _name_classes(model: Classifier, classes: Sequence[str] | Mapping[str, str] 
     return {"classes": tuple(map(str, classes))}
 
 
-def _choose(what: str, value: str, allowed: Any) -> str:
-    if value not in allowed:
-        raise ValueError(f"{what} must be one of {', '.join(allowed)}, got {shorten(value)}; pass one of these")
-    return value
-
-
-def _per_channel(what: str, values: Sequence[float] | float, chans: int) -> tuple[float, ...]:
-    """One number a channel; one for all is repeated."""
-    given: list[Any]
-    try:
-        given = list(values)  # type: ignore[arg-type]
-    except TypeError:  # one number, of Python, numpy or torch
-        given = [values] * chans
-    numbers = tuple(check_number(what, value.item() if isinstance(value, Tensor) else value) for value in given)
-    if len(numbers) != chans:
-        raise ValueError(f"{what} needs {chans} values, one a channel, got {len(numbers)}; pass one number for all")
-    return numbers
-
-
 def _check_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What was measured, as plain numbers."""
-    checked = _plain("metrics", dict(metrics))
-    if checked:
-        if "n" not in checked:
-            raise ValueError(f"metrics need n, the number of images measured, got {shorten(checked)}; add 'n': ...")
-        checked["n"] = check_count("n, the number of images measured,", checked["n"])
-    for key in {"top1", "top5"} & checked.keys():
-        percent = check_number(key, checked[key])
-        if not 0 <= percent <= 100:
-            raise ValueError(f"{key} is in percent, 0 to 100, got {percent:g}; pass 100 times the share that was right")
-    return checked
+    plain = _plain("metrics", dict(metrics))
+    if plain and "n" not in plain:
+        raise ValueError(f"metrics need n, the number of images measured, got {shorten(plain)}; add 'n': ...")
+    return check_metrics(plain)
 
 
 def _plain(what: str, value: Any) -> Any:

@@ -151,7 +151,7 @@ def _in_our_words(upload: Callable[[], str], what: str, token: str | bool | None
     try:
         return upload()
     except Exception as error:  # the client lets errors of its HTTP library through
-        problem: Exception = client.explain(error, what, token, LATER)
+        problem: Exception = client.translate_error(error, what, token, LATER)
         if type(error) is ValueError:  # the client's word for a model card that the Hub does not take
             problem = ValueError(f"{what}: {client.mask(str(error), client.secret(token))}")
     raise problem

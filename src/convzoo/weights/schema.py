@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._checks import check_choice, check_count, check_img_size, check_number, check_text, shorten
-from .._transform import CROP_MODES, INTERPOLATIONS, PREPARATIONS
+from .._transform import per_channel, transform
 from .entries import WeightInfo
 from .errors import WeightsCorrupted
 from .files import reading
@@ -28,7 +28,6 @@ SCHEMA = 1
 MAX_BYTES = 16 << 20  # of a description; the names of 20,000 classes take two million
 MAX_CHANNELS, MAX_CLASSES = 4096, 10_000_000
 MAX_SIDE, MIN_CROP = 8192, 0.1  # pixels of an image before it is cropped, and the part of it that is left
-TINY, HUGE = 1e-6, 1e6  # bounds of mean and std, of images scaled to 0..1
 
 
 def make_config(model: Classifier, info: WeightInfo) -> dict[str, Any]:
@@ -147,14 +146,14 @@ def parse_config(text: str | bytes, where: str) -> dict[str, Any]:
     return config
 
 
-def read_info(config: Mapping[str, Any], where: str, *, repo_id: str = "", revision: str | None = None) -> WeightInfo:
+def read_info(config: Mapping[str, Any], where: str, *, repo_id: str = "") -> WeightInfo:
     """What a ``config.json`` says of its weights; ours, timm's, or timm's older one without ``pretrained_cfg``.
 
     Raises:
         WeightsCorrupted: something needed is missing, of the wrong kind or out of all bounds.
     """
     try:
-        return _read_info(config, repo_id, revision)
+        return _read_info(config, repo_id)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         words = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise WeightsCorrupted(
@@ -163,7 +162,7 @@ def read_info(config: Mapping[str, Any], where: str, *, repo_id: str = "", revis
         ) from error
 
 
-def _read_info(config: Mapping[str, Any], repo_id: str, revision: str | None) -> WeightInfo:
+def _read_info(config: Mapping[str, Any], repo_id: str) -> WeightInfo:
     pretrained = _mapping("pretrained_cfg", config.get("pretrained_cfg", config))
     own = _mapping("convzoo", config.get("convzoo"))
     model_args = _mapping("model_args", config.get("model_args"))
@@ -174,42 +173,40 @@ def _read_info(config: Mapping[str, Any], repo_id: str, revision: str | None) ->
     in_chans = _first(model_args.pop("in_chans", None), in_chans)
     num_classes = config.get("num_classes", pretrained.get("num_classes", 1000))
     num_classes = _first(model_args.pop("num_classes", None), num_classes)
-    height, width = check_img_size(_first(model_args.pop("img_size", None), (height, width)))
     in_chans = check_count("channels", in_chans, most=MAX_CHANNELS)
     num_classes = check_count("num_classes", num_classes, least=0, most=MAX_CLASSES)
-    crop_pct = check_number("crop_pct", _first(pretrained.get("crop_pct"), 1.0))
-    if not MIN_CROP <= crop_pct <= 1 or max(height, width) / crop_pct > MAX_SIDE:
+    interpolation = pretrained.get("interpolation") or "bilinear"
+    look = transform(
+        check_img_size(_first(model_args.pop("img_size", None), (height, width))),
+        per_channel("mean", pretrained["mean"], in_chans),
+        per_channel("std", pretrained["std"], in_chans),
+        interpolation="bilinear" if interpolation == "random" else interpolation,  # timm's, for training
+        crop_pct=_first(pretrained.get("crop_pct"), 1.0),
+        crop_mode=pretrained.get("crop_mode") or "center",
+        preparation=own.get("preparation") or "",
+    )
+    if look.crop_pct < MIN_CROP or max(look.img_size) / look.crop_pct > MAX_SIDE:
         raise ValueError(
-            f"crop_pct {crop_pct:g} of images of {height}x{width}; {MIN_CROP} to 1 is sane, {MAX_SIDE} pixels a side"
+            f"crop_pct {look.crop_pct:g} of images of {look.img_size}; {MIN_CROP} to 1 and {MAX_SIDE} pixels are sane"
         )
     temperature = check_number("temperature", own.get("temperature", 1.0))
     if not 1e-3 <= temperature <= 1e3:
         raise ValueError(f"a temperature of {temperature:g}, where 0.001 to 1000 is sane")
-    interpolation = pretrained.get("interpolation") or "bilinear"
-    if interpolation != "random":  # timm's, for training
-        check_choice("interpolation", interpolation, INTERPOLATIONS)
     layout = own.get("key_layout", "convzoo") if own else "timm"
     return WeightInfo(
         name=f"{architecture}.{tag}" if tag else architecture,
         architecture=architecture,
         tag=tag,
         repo_id=repo_id,
-        revision=revision,
         sha256=_hash(own.get("sha256")),
         size=_optional_count("size", own.get("size")),
         dtype=check_text("dtype", own.get("dtype", "float32")),
         num_classes=num_classes,
         **_read_classes(config, num_classes),
         in_chans=in_chans,
-        img_size=(height, width),
-        mean=_per_channel("mean", pretrained["mean"], in_chans),
-        std=_per_channel("std", pretrained["std"], in_chans, positive=True),
-        interpolation=interpolation,
-        crop_pct=crop_pct,
-        crop_mode=str(check_choice("crop_mode", pretrained.get("crop_mode") or "center", CROP_MODES)),
-        preparation=str(check_choice("preparation", own.get("preparation") or "", PREPARATIONS)),
+        **vars(look),
         temperature=temperature,
-        metrics=_metrics(_mapping("metrics", own.get("metrics"))),
+        metrics=check_metrics(_mapping("metrics", own.get("metrics"))),
         dataset=_mapping("dataset", own.get("dataset")),
         recipe=_mapping("recipe", own.get("recipe")),
         license=str(pretrained.get("license") or "unknown"),
@@ -217,7 +214,7 @@ def _read_info(config: Mapping[str, Any], repo_id: str, revision: str | None) ->
         model_args=_options(model_args),
         num_params=_optional_count("num_params", own.get("num_params")),
         macs=_optional_count("macs", own.get("macs")),
-        layout=str(check_choice("key_layout", layout, tuple(LAYOUTS))),
+        layout=str(check_choice("key_layout", layout, LAYOUTS)),
     )
 
 
@@ -241,26 +238,14 @@ def _hash(value: Any) -> str | None:
     return value
 
 
-def _metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+def check_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
     """What was measured; the accuracies must be numbers, since they are printed as such."""
     for key in {"top1", "top5"} & metrics.keys():
         if not 0 <= check_number(key, metrics[key]) <= 100:
-            raise ValueError(f"{key} must be 0 to 100, got {metrics[key]}")
+            raise ValueError(f"{key} is in percent, 0 to 100, got {metrics[key]:g}; pass 100 times the share")
     if metrics.get("n") is not None:
-        check_count("n", metrics["n"])
+        check_count("n, the number of images measured,", metrics["n"])
     return metrics
-
-
-def _per_channel(what: str, values: Any, in_chans: int, *, positive: bool = False) -> tuple[float, ...]:
-    numbers = tuple(check_number(what, value) for value in values)
-    if len(numbers) == 1:
-        numbers *= in_chans
-    if len(numbers) != in_chans:
-        raise ValueError(f"{len(numbers)} values of {what} for {in_chans} channels")
-    for value in numbers:
-        if not (TINY <= abs(value) <= HUGE or value == 0) or (positive and value <= 0):
-            raise ValueError(f"{what} {value:g}, where {'' if positive else '0 or '}{TINY:g} to {HUGE:g} is sane")
-    return numbers
 
 
 def _options(model_args: dict[str, Any]) -> dict[str, Any]:

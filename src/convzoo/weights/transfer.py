@@ -98,16 +98,15 @@ def ask(repo_id: str, filename: str, revision: str, asker: Asker, what: str) -> 
     question = hf_hub_url(repo_id, filename, revision=revision)
     probe = min(PROBE_SECONDS, constants.HF_HUB_ETAG_TIMEOUT)
     longest = ATTEMPTS * (constants.HF_HUB_ETAG_TIMEOUT + 2) if asker.patient else probe
-    try:
+
+    def asked() -> Stated:
         get_session()  # which takes its time, once, and not the server's
-        answer = watch(lambda beat: _ask(question, probe, asker), longest)
-        stated = _read(answer, revision, what)
+        stated = _read(watch(lambda beat: _ask(question, probe, asker), longest), revision, what)
         pinned = hf_hub_url(repo_id, filename, revision=stated.commit)  # the branch may move any time
         location = pinned if stated.location == question else stated.location
         return dataclasses.replace(stated, question=pinned, location=location)
-    except Exception as error:
-        problem = client.explain(error, what, asker.token)
-    raise problem
+
+    return client.in_our_words(asked, what, asker.token)
 
 
 def _ask(question: str, probe: float, asker: Asker) -> Any:
@@ -169,13 +168,12 @@ def download(stated: Stated, path: Path, asker: Asker, what: str) -> None:
     if asker.patient:
         seconds = constants.HF_HUB_DOWNLOAD_TIMEOUT
         longest = max(STALL_SECONDS, ATTEMPTS * seconds)
-    try:
+
+    def fetch() -> None:
         with path.open("xb") as file:
             watch(lambda beat: _Transfer(stated, limit, seconds, file, asker, what, beat).run(), longest)
-        return
-    except Exception as error:
-        problem = client.explain(error, what, asker.token)
-    raise problem
+
+    client.in_our_words(fetch, what, asker.token)
 
 
 class _Transfer:
