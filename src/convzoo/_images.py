@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -106,7 +106,7 @@ def upright(image: Image) -> Image:
 def is_turned(image: object) -> bool:
     """Whether a PIL image has an EXIF entry that turns or mirrors it."""
     try:
-        return is_pil(image) and image.getexif().get(0x0112, 1) in range(2, 9)  # type: ignore[attr-defined]
+        return is_pil(image) and cast("Any", image).getexif().get(0x0112, 1) in range(2, 9)
     except Exception:  # as in upright
         return False
 

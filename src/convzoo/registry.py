@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ._checks import did_you_mean, shorten
 
 if TYPE_CHECKING:
-    from .models._base import Classifier, ModelConfig
+    from .models import Classifier, ModelConfig
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ class TestPredict:
         [
             (["x.png"], "no weights are named"),
             (["a.png", "b.png"], "no weights are named"),
-            (["resnet18", "x.png"], "there are no weights for 'resnet18'"),
+            (["resnet34", "x.png"], "there are no weights for 'resnet34'"),
             (["lenett5", "x.png"], "did you mean 'lenet5'"),
             (["lenet5", "/nowhere/*.png"], "no file matches '/nowhere/*.png'"),
             (["lenet5", "{empty}"], "there is no picture in the folder"),

@@ -174,7 +174,7 @@ def test_completion_in_bash(capsys, tmp_path):
         + capsys.readouterr().out
         + 'complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _convzoo\n'
         'echo "${COMPREPLY[@]}"; }\n'
-        "complete_words convzoo pro\ncomplete_words convzoo list --max-p\ncomplete_words convzoo profile resnet1\n"
+        "complete_words convzoo pro\ncomplete_words convzoo list --max-p\ncomplete_words convzoo profile resnext\n"
     )
     done = subprocess.run(["bash", tmp_path / "script"], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["profile", "--max-params", "resnet18 resnet101 resnet152"]
+    assert done.stdout.splitlines() == ["profile", "--max-params", "resnext50_32x4d resnext101_32x8d resnext101_64x4d"]

@@ -41,8 +41,8 @@ class TestList:
         assert lines[0].split() == [
             "model", "family", "params", "MACs", "input", "classes", "year", "top-1", "weights",
         ]  # fmt: skip
-        assert next(line for line in lines if line.startswith("resnet18 ")).split() == [
-            "resnet18", "resnet", "11.7", "M", "1.81", "G", "3x224x224", "1000", "2015",
+        assert next(line for line in lines if line.startswith("resnet34 ")).split() == [
+            "resnet34", "resnet", "21.8", "M", "3.66", "G", "3x224x224", "1000", "2015",
         ]  # fmt: skip
 
         best = max(convzoo.weight_info(name).metrics["top1"] for name in convzoo.list_weights("lenet5.*"))
@@ -204,7 +204,7 @@ def test_a_name_is_found_before_a_part_of_one():
         (["profile", "resnet18", "-o", "x=1"], "; 'convzoo info resnet18' gives their defaults"),
         (["info", "lenet5.nope"], "? 'convzoo weights' names all "),
         (
-            ["predict", "resnet18", "x.png"],
+            ["predict", "resnet34", "x.png"],
             "; 'convzoo weights' names those there are, and --weights of predict and cam",
         ),
     ],

@@ -16,6 +16,7 @@ import inspect
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 
@@ -114,9 +115,8 @@ class Fuser:
             if node.layer is not None and node.layer.absorbed:
                 value, *maps = node.part or (node.output,)
                 text = " with ".join((type(node.layer).__bases__[-1].__name__, *node.layer.absorbed))
-                parts.append(
-                    Part(node.call.path, node.layer, node.reads[0], value, tuple(maps) if maps else None, text)  # type: ignore[arg-type]
-                )
+                first = cast("tuple[int, int]", tuple(maps)) if maps else None
+                parts.append(Part(node.call.path, node.layer, node.reads[0], value, first, text))
         return parts
 
     def _is_known_code(self, node: Node) -> bool:
@@ -148,7 +148,7 @@ class Fuser:
         """What can stand for the module that ``call`` calls; None if it has to stay as it is, or gains nothing."""
         graph = self._graph
         nodes = [node for node in graph.nodes if call.start <= node.index < call.end]
-        source, output = graph.now(call.source), graph.now(call.output)  # type: ignore[arg-type]
+        source, output = graph.now(call.source), graph.now(call.output)  # type: ignore[arg-type] # both are known
         if not nodes or nodes[-1].output != output or not self._is_straight(nodes, source, call):
             return None
         inside = set(nodes)
@@ -204,7 +204,7 @@ class Fuser:
             if node.layer is not None and len(node.reads) == 2:
                 writer = self._graph.writer.get(node.reads[1])
                 free = writer in nodes and writer not in grouped and self._graph.readers[node.reads[1]] == 1
-                if free and writer.layer is not None:  # type: ignore[union-attr]
+                if free and writer.layer is not None:  # type: ignore[union-attr] # free says so
                     step = step._replace(kwargs={"overwrite": True})
             steps.append(step)
         return FusedBlock(type(self._modules[path]).__name__, source, steps, modules)

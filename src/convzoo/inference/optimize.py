@@ -98,7 +98,7 @@ def optimize_for_inference(
         fast = optimizer.run(example)
     for text in optimizer.warnings:
         warnings.warn(f"optimize_for_inference: {text}", stacklevel=2)
-    fast.optimized_for_inference = True  # type: ignore[assignment]
+    fast.optimized_for_inference = True  # type: ignore[assignment] # attributes of modules are typed as tensors
     if compile:
         fast.compile(fullgraph=True, options={"freezing": True})
     return fast

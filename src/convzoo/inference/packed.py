@@ -98,14 +98,14 @@ class Announcing:
 
     def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
         """As ever, but with a warning where the hook will see something else than this layer's own output."""
-        tensors = (*self._parameters.values(), *self._buffers.values())  # type: ignore[attr-defined]
+        tensors = (*self._parameters.values(), *self._buffers.values())  # type: ignore[attr-defined] # beside a module
         if self.absorbed and not any(tensor is not None and tensor.is_meta for tensor in tensors):
             warnings.warn(
                 f"this layer of an optimised model does the work of what followed it too ({', '.join(self.absorbed)}), "
                 "and that is what the hook will see; hook the original model instead",
                 stacklevel=2,
             )
-        return super().register_forward_hook(*args, **kwargs)  # type: ignore[misc]
+        return super().register_forward_hook(*args, **kwargs)  # type: ignore[misc] # likewise
 
 
 class StandIn(Announcing, nn.Identity):
@@ -189,6 +189,7 @@ class PackedConv2d(_Packed, nn.Conv2d):
         for side, kernel, stride, padding, dilation in zip(
             x.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True
         ):
+            # torch's stubs take a padding for a word, which it is not here
             sides.append((side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1)  # type: ignore[operator]
         return (x.shape[0], self.out_channels, *sides)
 

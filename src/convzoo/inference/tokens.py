@@ -126,7 +126,7 @@ class LastAttention(FastAttention):
     """With queries apart from keys and values, so that there need be but one query."""
 
     def __init__(self, attention: FastAttention) -> None:
-        super().__init__(attention)  # type: ignore[arg-type]
+        super().__init__(attention)  # type: ignore[arg-type] # has what is read of one
         weight = self.qkv.weight.detach()
         width = weight.shape[1]
         del self.qkv
@@ -199,7 +199,7 @@ def fast_parts(
         yield f"{prefix}tokens_to_token", FastTokensToToken(vit.tokens_to_token)
     blocks = [f"blocks.{index}" for index in range(len(vit.blocks))]
     for name in filter(is_stock, blocks):
-        block = FastBlock(modules[prefix + name])  # type: ignore[arg-type]
+        block = FastBlock(modules[prefix + name])  # type: ignore[arg-type] # is_stock looked
         class_token_alone = name == blocks[-1] and is_stock("norm") and is_plain(vit) and vit.feature_info is None
         if class_token_alone:
             block.attn = LastAttention(block.attn)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._base import Classifier
     from ._config import ModelConfig
 
-DENSE = frozenset({torch.strided, torch._mkldnn})  # type: ignore[attr-defined]
+DENSE = frozenset({torch.strided, torch._mkldnn})  # type: ignore[attr-defined] # torch's stubs leave it out
 FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
 SMALL_SIDE = 96  # pixels; below it an architecture's options for small images are looked at
 AUTOCAST = frozenset({torch.float32, torch.float16, torch.bfloat16})  # autocast makes one of any of these

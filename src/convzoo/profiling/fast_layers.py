@@ -88,7 +88,7 @@ class FastLayer:
         record.expanded()
         return record(*args, **kwargs)
 
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc] # stands over an attribute of the class
     def __class__(self) -> Any:  # isinstance(layer, nn.Conv2d) holds
         return type(self._record.layer)
 

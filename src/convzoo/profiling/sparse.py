@@ -44,7 +44,7 @@ def stored_numbers(tensor: Tensor) -> int | None:
 def stand_in(tensor: Tensor) -> Tensor:
     """A tensor without memory that stands for another, sparse or not."""
     empty = like(tensor)
-    empty._stored_numbers = stored_numbers(tensor)  # type: ignore[attr-defined]
+    empty._stored_numbers = stored_numbers(tensor)  # type: ignore[attr-defined] # a note of our own
     return empty
 
 

@@ -119,6 +119,7 @@ class Tally(TorchFunctionMode):
     def map(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """A new map."""
         fresh = torch.empty(shape, dtype=dtype, device=META)
+        # torch's stubs do not know of this note of ours
         fresh._memory = Memory(self, math.prod(shape) * dtype.itemsize)  # type: ignore[attr-defined]
         return fresh
 
@@ -126,6 +127,7 @@ class Tally(TorchFunctionMode):
         """Give new maps in ``result`` their memory, or a share in that of the map which they are views of."""
         for each in (result,) if isinstance(result, Tensor) else tensors_in(result):
             if not hasattr(each, "_memory") and each.is_meta:
+                # as in map
                 each._memory = memory or Memory(self, each.numel() * each.dtype.itemsize)  # type: ignore[attr-defined]
         return result
 

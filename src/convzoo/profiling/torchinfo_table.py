@@ -83,7 +83,7 @@ def torchinfo_summary(ours: Profile, model: nn.Module, inputs: Inputs, options: 
 def with_our_totals(base: type, ours: Profile) -> type:
     """torchinfo's result with its lines on units and memory put right."""
 
-    class Table(base):
+    class Table(base):  # type: ignore[misc] # which class it is, is known when it runs
         def __repr__(self) -> str:
             lines = []
             for line in super().__repr__().splitlines():

@@ -92,14 +92,15 @@ def advice() -> str:
 
 def through_proxy() -> str:
     """Says in an error that the Hub is asked through a proxy, which may be what is wrong; nothing if it is not."""
-    from urllib.request import getproxies_environment, proxy_bypass_environment
+    from urllib import request
 
     from huggingface_hub import constants
 
     with contextlib.suppress(ValueError):  # HF_ENDPOINT is no address
-        endpoint, proxies = urlsplit(constants.ENDPOINT), getproxies_environment()
+        endpoint, proxies = urlsplit(constants.ENDPOINT), request.getproxies_environment()
         for kind in (endpoint.scheme, "all"):
-            if kind in proxies and not proxy_bypass_environment(endpoint.netloc):
+            # typeshed leaves the second function out
+            if kind in proxies and not request.proxy_bypass_environment(endpoint.netloc):  # type: ignore[attr-defined]
                 return f" through the proxy that {kind.upper()}_PROXY names"
     return ""
 

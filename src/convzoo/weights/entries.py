@@ -191,11 +191,13 @@ def read_table() -> tuple[dict[str, WeightInfo], dict[str, str]]:
 
 def all_entries() -> dict[str, WeightInfo]:
     """The table's entries, and those of the folders of repositories."""
-    if not os.environ.get("CONVZOO_WEIGHTS") and not package.LARGE.is_dir():
-        return dict(read_table()[0])  # without what reads weights, which needs torch
+    table = read_table()[0]
+    large = {path.name for path in package.LARGE.iterdir()} if package.LARGE.is_dir() else set()
+    if not os.environ.get("CONVZOO_WEIGHTS") and large <= table.keys():
+        return dict(table)  # without what reads weights, which needs torch
     from .find import folder_entries
 
-    return {**folder_entries(), **read_table()[0]}
+    return {**folder_entries(), **table}
 
 
 def list_weights(pattern: str = "*") -> list[str]:

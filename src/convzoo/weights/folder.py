@@ -15,7 +15,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment] # as on Windows
 
 LEFT_OVER = 24 * 3600.0  # seconds after which an unfinished copy is nobody's, where locks cannot tell
 
