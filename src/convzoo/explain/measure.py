@@ -3,7 +3,7 @@ an image that is changed at one place at a time."""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
 
 import torch
 from torch import Tensor, nn
@@ -13,34 +13,17 @@ from .._modules import private_copy
 MARGIN = 1.2  # how much more than any other one the token of a place must move when the image changes there
 
 
-class _Reached(Exception):
-    """The layer has run; the rest of the forward pass is not needed."""
-
-
 def measure(model: nn.Module, path: str, images: Tensor, size: tuple[int, int]) -> tuple[int, ...] | None:
     """The shape that a layer gives for one image of ``size``; None if the model takes none of that size.
 
     Found on the meta device, where a forward pass computes shapes only, or where a model cannot run there, on its own.
     """
-    shape: tuple[int, ...] | None = None
-
-    def reach(module: nn.Module, inputs: Any, output: Any) -> None:
-        nonlocal shape
-        shape = tuple(output.shape)
-        raise _Reached
-
     repeats = [-(-side // old) for side, old in zip(size, images.shape[2:], strict=True)]
     image = images[:1].detach().repeat(1, 1, *repeats)[..., : size[0], : size[1]]
     for device in ("meta", None):
-        copied = private_copy(model, device=device)
-        copied.get_submodule(path).register_forward_hook(reach)
-        try:
-            with torch.no_grad():
-                copied(image.to(device))
-        except _Reached:
-            return shape
-        except Exception:  # whatever a model raises for a size, or a device, that it does not take
-            continue
+        output = _output(model, path, image, device)
+        if output is not None:
+            return tuple(output.shape)
     return None
 
 
@@ -134,14 +117,11 @@ def _movements(
         return torch.stack(moves).cpu()
 
 
-def _output(model: nn.Module, path: str, image: Tensor) -> Tensor | None:
-    """What a layer gives at its last call for ``image``; None if the model does not take it."""
+def _output(model: nn.Module, path: str, image: Tensor, device: str | None = None) -> Tensor | None:
+    """What a layer gives at its last call for ``image``; None if the model does not take it so far."""
     outputs: list[Tensor] = []
-    copied = private_copy(model)
+    copied = private_copy(model, device=device)
     copied.get_submodule(path).register_forward_hook(lambda module, inputs, output: outputs.append(output.double()))
-    try:
-        with torch.no_grad():
-            copied(image)
-    except Exception:  # whatever a model raises for one image alone
-        return None
+    with torch.no_grad(), contextlib.suppress(Exception):  # whatever a model raises for a size or a device
+        copied(image.to(device))
     return outputs[-1] if outputs else None
