@@ -60,8 +60,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling ``module`` runs hooks."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(vars(module).get(kind) for kind in kinds)
+    return any(vars(module).get(kind) for kind in (*FORWARD_HOOKS, *BACKWARD_HOOKS))
 
 
 def is_autocast_on(device: torch.device) -> bool:
