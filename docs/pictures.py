@@ -26,7 +26,7 @@ IMG = ROOT / "docs" / "img"
 BUNDLED = ROOT / "src" / "convzoo" / "weights" / "bundled"
 # one net of each family, from the smallest up
 SHOWN = ("lenet5", "fcn_gap", "mnist_resnet", "alexnet", "vgg16", "googlenet", "inception_v3", "cnn_bn", "resnet18")
-SHOWN += ("resnext50_32x4d", "t2t_vit_14")
+SHOWN += ("wide_resnet50_2", "resnext50_32x4d", "squeezenet1_1", "t2t_vit_14")
 
 
 def stage_shapes(name: str) -> list[tuple[str, int, int]]:
@@ -96,7 +96,9 @@ def draw_curves() -> Figure:
     axes = figure.subplots()
     for path in sorted(BUNDLED.glob("*.mnist_aug.json")):
         right = json.loads(path.read_text())["held_out_accuracy"]
-        axes.plot(range(1, len(right) + 1), [100 - share for share in right], label=path.name.split(".")[0])
+        runs = convzoo.weight_info(path.stem).recipe["command"].count("&&") + 1
+        label = path.name.partition(".")[0] + (f" (the last of {runs} runs)" if runs > 1 else "")
+        axes.plot(range(1, len(right) + 1), [100 - share for share in right], label=label)
     axes.set(xlabel="epoch", ylabel="% of the held-out digits read wrong", yscale="log")
     axes.set_title("Training on distorted digits: error after each epoch")
     axes.grid(alpha=0.3, which="both")

@@ -9,18 +9,22 @@ No model is built in memory and none is run; the counts come from shapes.
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 import convzoo
 
 SMALL = 3e6  # parameters
-PLACES = [(7, -3), (-7, -3), (7, 6), (-7, 6), (7, -12), (-7, -12), (4, 14), (-4, 14), (4, -20), (-4, -20)]  # points
+PLACES = [(7, -3), (-7, -3), (7, 6), (-7, 6), (7, -12), (-7, -12)]  # points from the dot, nearest first
+PLACES += [(x, y) for far in (16, 26, 38, 52, 68) for x in (9, -9, far, -far) for y in (far, -far - 8)]
+SAME = 3  # pixels between dots that look like one
 
 
 def count(pattern: str) -> dict[str, list[tuple[str, float, float]]]:
@@ -34,18 +38,37 @@ def count(pattern: str) -> dict[str, list[tuple[str, float, float]]]:
     return families
 
 
+def together(names: list[str]) -> str:
+    """vgg16, _bn, _sparse_bn where all begin like the first, else a line each."""
+    first, *others = sorted(names)
+    if all(name.startswith(first) for name in others):
+        return ", ".join([first, *(name.removeprefix(first) for name in others)])
+    return "\n".join([first, *others])
+
+
 def write_names(axes: Axes, models: list[tuple[str, float, float]]) -> None:
-    """Every dot's name, in the first of some places beside it where it meets neither a dot nor another name; names
-    that find none are left out."""
+    """Every dot's name, beside it or at the end of a line, where it meets neither a dot nor another name; nets whose
+    dots lie on each other share a text."""
     renderer = axes.figure.canvas.get_renderer()
     room = axes.get_window_extent(renderer)
     dots = axes.transData.transform([(params, macs) for _, params, macs in models])
+    names: dict[tuple[float, float], list[str]] = {}  # by the place of a dot, in pixels
+    for (name, _, _), (x, y) in zip(models, dots, strict=True):
+        same = next((dot for dot in names if math.dist(dot, (x, y)) < SAME), (x, y))
+        names.setdefault(same, []).extend([name] if name else [])
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in dots]
-    for name, params, macs in sorted(models, key=lambda model: (len(model[0]), model[0])):
+    for dot, group in sorted(names.items(), key=lambda item: (len(item[1]), item[1])):
+        if not group:
+            continue
+        place = axes.transData.inverted().transform(dot)
         for x, y in PLACES:
-            side = "left" if x > 0 else "right"
-            text = axes.annotate(name, (params, macs), (x, y), textcoords="offset points", fontsize=7.5, ha=side)
-            box = text.get_window_extent(renderer)
+            line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.5} if abs(y) > 12 else None
+            text = axes.annotate(
+                together(group), place, (x, y), textcoords="offset points", fontsize=7.5,
+                ha="left" if x > 0 else "right", arrowprops=line,
+            )  # fmt: skip
+            text.update_positions(renderer)
+            box = Text.get_window_extent(text, renderer)  # without the line
             inside = room.x0 < box.x0 and box.x1 < room.x1 and room.y0 < box.y0 and box.y1 < room.y1
             if inside and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
@@ -69,7 +92,7 @@ def draw(families: dict[str, list[tuple[str, float, float]]]) -> Figure:
                 look = {"color": f"C{index % 10}", "marker": "osD"[index // 10], "alpha": 0.85}
                 handles[family] = axes.scatter(*zip(*points, strict=True), s=36, label=family, **look)
         axes.set(xscale="log", yscale="log", xlabel="parameters")
-        axes.margins(0.12)
+        axes.margins(0.16, 0.12)
         axes.grid(alpha=0.3, linewidth=0.5)
     panels[0].set_ylabel("multiply-accumulates for one image")
     figure.suptitle("Size against cost, each net at its own image size")
