@@ -49,23 +49,23 @@ def check_token(token: object) -> str | bool | None:
     return token
 
 
-def stored_token() -> str | None:
-    """The token of the environment or of ``hf auth login``, if there is one.
+def check_stored_token(token: str | bool | None) -> None:
+    """Look at the token of the environment or of ``hf auth login``, where that is the one that ``token`` means.
 
     Raises:
         WeightsForbidden: it holds characters that no token has.
     """
     from huggingface_hub import get_token
 
-    token = get_token()
+    if isinstance(token, str) or token is False:
+        return
     try:
-        check_token(token)
+        check_token(get_token())
     except ValueError:
         raise WeightsForbidden(
             "the token in HF_TOKEN, or the one stored by 'hf auth login', holds characters that no token has (it is "
             "not shown here); set it again, or pass token=False to go without"
         ) from None
-    return token
 
 
 def mask(text: str, token: str | None) -> str:

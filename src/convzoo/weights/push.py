@@ -125,8 +125,7 @@ def _push(
     if info is None:
         raise WeightsNotFound(f"the folder {folder} has no {CONFIG_NAME}; write it with save_pretrained")
     target = repo_id or f"{OWNER}/{info.name}"
-    if not isinstance(token, str) and token is not False:
-        client.stored_token()
+    client.check_stored_token(token)
     about = user_agent()
     api = HfApi(token=token, **about)
 

@@ -46,8 +46,7 @@ class Asker:
         """Of a request to the Hub."""
         from huggingface_hub.utils import build_hf_headers
 
-        if not isinstance(self.token, str) and self.token is not False:
-            client.stored_token()  # looked at before it is sent
+        client.check_stored_token(self.token)
         return build_hf_headers(token=self.token, **user_agent())
 
 
