@@ -314,9 +314,14 @@ class TestTransform:
             ((28, "a", 0.3), {}, TypeError, "mean must be numbers"),
             ((0, 0.1, 0.3), {}, ValueError, "img_size must be at least 1"),
             ((28, 0.1, 0.3), {"crop_pct": 0}, ValueError, "crop_pct must be from 0.01 to 1"),
-            ((28, 0.1, 0.3), {"crop_mode": "x"}, ValueError, "crop_mode must be one of"),
-            ((28, 0.1, 0.3), {"interpolation": "x"}, ValueError, "interpolation must be one of"),
-            ((28, 0.1, 0.3), {"preparation": "x"}, ValueError, "preparation must be one of"),
+            ((28, 0.1, 0.3), {"crop_mode": "x"}, ValueError, "crop_mode must be 'center' or 'squash', got 'x'"),
+            (
+                (28, 0.1, 0.3),
+                {"interpolation": "x"},
+                ValueError,
+                "interpolation must be 'bilinear' or 'bicubic' or 'nearest', got 'x'",
+            ),
+            ((28, 0.1, 0.3), {"preparation": "x"}, ValueError, "preparation must be '' or 'mnist', got 'x'"),
         ],
     )
     def test_what_is_no_transform(self, arguments, more, error, words):

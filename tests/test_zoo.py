@@ -80,7 +80,7 @@ REFUSED = [
     (("lenet5",), {"pretrained": True, "device": "meta"}, ValueError, "cannot be loaded onto the meta device"),
     (("lenet5",), {"pretrained": True, "mmap": 1}, TypeError, "mmap must be True or False, got 1"),
     (("lenet5",), {"pretrained": True, "local_files_only": "no"}, TypeError, "local_files_only must be True or False"),
-    (("lenet5",), {"pretrained": True, "cache_dir": 3}, TypeError, "cache_dir must be a folder, got 3"),
+    (("lenet5",), {"pretrained": True, "cache_dir": 3}, TypeError, "cache_dir must be a path, got 3"),
     (("lenet5",), {"pretrained": True, "revision": 3}, TypeError, "revision must be a string, got 3"),
     (("lenet5",), {"pretrained": "./here", "revision": "v1"}, ValueError, "revision='v1' names a version of a repo"),
     (("lenet5",), {"pretrained": "a/b@v1", "revision": "v2"}, ValueError, "'a/b@v1' and revision='v2' name two"),

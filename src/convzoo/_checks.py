@@ -11,11 +11,16 @@ import difflib
 import fnmatch
 import math
 import numbers
+import os
 import re
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 _Z95 = 1.959964  # a standard normal lies within +-_Z95 with probability 0.95
+MOST = 2**31 - 1  # of anything that is made or shown; sizes beyond it overflow inside torch, in its own words
+MOST_PIXELS = 1 << 20  # a side of an image
 _LONGEST_NAME = 200  # characters; no name that we know is longer, and close matches of a longer one cost seconds
 
 
@@ -45,8 +50,8 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count} {one}" if count == 1 else f"{count} {many or one + 's'}"
 
 
-def check_count(what: str, value: object, *, least: int = 1, most: int | None = None) -> int:
-    """``value`` as an int in ``least`` to ``most``.
+def check_count(what: str, value: object, *, least: int = 1, most: int | None = MOST) -> int:
+    """``value`` as an int in ``least`` to ``most``; None: there is no most.
 
     Example:
         >>> import numpy as np
@@ -105,6 +110,21 @@ def check_text(what: str, value: object, *, empty: bool = True) -> str:
     return str(value)
 
 
+def check_path(what: str, value: object) -> Path:
+    """``value``, a string or a path object, as a Path."""
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str):
+        raise TypeError(f"{what} must be a path, got {shorten(value)} ({type(value).__name__}); pass a str or a Path")
+    return Path(path)
+
+
+def check_mapping(what: str, value: object) -> dict[Any, Any]:
+    """``value``, a mapping or None, as a dict."""
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"{what} must be a mapping, got {shorten(value)} ({type(value).__name__}); pass a dict")
+    return dict(value or {})
+
+
 def check_choice(what: str, value: object, allowed: Sequence[object]) -> object:
     """The member of ``allowed`` that ``value`` is equal to and of one kind with (1 is not True)."""
     for choice in allowed:
@@ -119,8 +139,9 @@ def check_img_size(value: object, what: str = "img_size") -> tuple[int, int]:
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{what} must be one number or (height, width), got {shorten(value)}; pass e.g. 64")
-        return check_count(f"{what} height", value[0]), check_count(f"{what} width", value[1])
-    side = check_count(what, value)
+        height = check_count(f"{what} height", value[0], most=MOST_PIXELS)
+        return height, check_count(f"{what} width", value[1], most=MOST_PIXELS)
+    side = check_count(what, value, most=MOST_PIXELS)
     return side, side
 
 

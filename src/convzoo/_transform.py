@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ._checks import check_img_size, check_number, shorten
+from ._checks import check_choice, check_img_size, check_number, shorten
 from ._images import Box, is_pil, is_turned, lay_on, read_batch, split_alpha, to_chans, unit
 from ._prepare import is_prepared, prepare_digit
 
@@ -115,7 +115,7 @@ class Transform:
     def views(self, images: Any, *, prepare: Prepare = False, invert: bool = False, single: bool = False) -> list[View]:
         """What the net sees of each picture; arguments as :meth:`batch`. ``single``: what is given is one picture."""
         if prepare not in (True, False, "auto"):
-            raise ValueError(f"prepare must be True, False or 'auto', got {prepare!r}; pass one of these")
+            raise ValueError(f"prepare must be True, False or 'auto', got {shorten(prepare)}; pass one of these")
         if prepare is True and not self.preparation:
             raise ValueError("the training pictures of these weights had no fixed preparation; leave prepare out")
         if not isinstance(images, (list, tuple)):
@@ -271,11 +271,9 @@ def transform(
         ("crop_mode", crop_mode, CROP_MODES),
         ("preparation", preparation, PREPARATIONS),
     ):
-        if value not in allowed:
-            choices = ", ".join(map(repr, allowed))
-            raise ValueError(f"{what} must be one of {choices}, got {shorten(value)}; pass one of these")
+        check_choice(what, value, allowed)
     if not 0.01 <= check_number("crop_pct", crop_pct) <= 1:
-        raise ValueError(f"crop_pct must be from 0.01 to 1, got {crop_pct!r}; 1 keeps the whole side")
+        raise ValueError(f"crop_pct must be from 0.01 to 1, got {shorten(crop_pct)}; 1 keeps the whole side")
     return Transform(
         img_size=check_img_size(img_size),
         mean=means,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._checks import check_img_size, shorten
+from ._checks import check_img_size, check_mapping, shorten
 from ._table import Column, Table, times
 
 COLUMNS = (
@@ -42,7 +42,8 @@ def compare(
         ``to_dataframe``. Its last column is the accuracy of the weights that are named.
 
     Raises:
-        TypeError: something that is neither a name nor a module, or a module without ``input_size``.
+        TypeError: something that is neither a name nor a module, a module without ``input_size``, or ``options`` of
+            another kind.
         ValueError: no such model, or a size or option that it does not take.
 
     Example:
@@ -56,7 +57,8 @@ def compare(
     given = list(models) if isinstance(models, (list, tuple, set, frozenset)) else [models]
     if not given:
         raise ValueError("there is no model in the list; give names or modules")
-    return Table(COLUMNS, [row for model in given for row in _rows(model, input_size, num_classes, options or {})])
+    own = check_mapping("options", options)
+    return Table(COLUMNS, [row for model in given for row in _rows(model, input_size, num_classes, own)])
 
 
 def _rows(

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ._checks import check_number, did_you_mean, plural, shorten
+from ._checks import check_number, check_text, did_you_mean, plural, shorten
 from ._modules import unwrap
 from .models import Classifier
 from .models._stages import HEAD, stage_of_modules, stage_of_parameters
@@ -64,7 +64,7 @@ def freeze(model: nn.Module, until: str | None = None) -> Frozen:
         What is frozen and what is not.
 
     Raises:
-        TypeError: ``model`` is or has inside no net of the zoo, or several.
+        TypeError: ``model`` is or has inside no net of the zoo, or several; or ``until`` is no text.
         ValueError: the net has no such stage, or nothing would be left to train.
 
     Example:
@@ -99,9 +99,9 @@ def _trained_modules(net: Classifier, until: str | None) -> set[str]:
         if any(True for _ in net.get_classifier().parameters()):
             return layer
         until = stages[-2]
-    if until not in net.stages:
+    if check_text("until", until) not in net.stages:
         raise ValueError(
-            f"{net.config.name} has no stage {shorten(until)}; {did_you_mean(str(until), net.stages)}its stages are "
+            f"{net.config.name} has no stage {shorten(until)}; {did_you_mean(until, net.stages)}its stages are "
             f"{', '.join(net.stages)}"
         )
     return {path for path, stage in of_module.items() if stages.index(stage) > stages.index(until)}

@@ -138,12 +138,14 @@ def create_model(
         >>> [tuple(maps.shape) for maps in backbone(torch.rand(2, 3, 64, 64))]
         [(2, 64, 16, 16), (2, 512, 2, 2)]
     """
-    if features_only or out_indices is not None:
-        check_backbone(str(name), features_only, out_indices, num_classes, options)
+    if not isinstance(name, str):
+        registry.find_entry(name)  # says what a name is
+    if check_bool("features_only", features_only) or out_indices is not None:
+        check_backbone(name, features_only, out_indices, num_classes, options)
     target = check_target(device, dtype)
     on_meta = target.get("device") == torch.device("meta")
     with torch.device("meta") if on_meta else contextlib.nullcontext():
-        if pretrained is False and "." not in str(name):
+        if pretrained is False and "." not in name:
             config = registry.make_config(name, num_classes, in_chans, img_size, options)
             model = registry.build(config)
             if img_size is not None:

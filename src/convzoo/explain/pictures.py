@@ -186,7 +186,7 @@ def overlay(
         (96, 96)
     """
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be from 0 to 1, got {alpha!r}; 0 shows the image alone")
+        raise ValueError(f"alpha must be from 0 to 1, got {shorten(alpha)}; 0 shows the image alone")
     if isinstance(colormap, str):
         _anchors(colormap)
     pil = require_pillow()

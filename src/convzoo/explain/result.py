@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._checks import check_img_size
+from .._checks import check_img_size, shorten
 from .._images import is_pil, picture_size
 from ..models._functions import class_probabilities
 
@@ -113,7 +113,9 @@ class CAM:
             torch.Size([2, 3, 64, 64])
         """
         if normalize is not None and normalize not in get_args(Normalize):
-            raise ValueError(f"normalize takes 'max', 'minmax', 'joint' or None, got {normalize!r}; pass one of these")
+            raise ValueError(
+                f"normalize takes 'max', 'minmax', 'joint' or None, got {shorten(normalize)}; pass one of these"
+            )
         shape = self.input_size if size is None else check_img_size(size)
         evidence = self.maps.relu() if normalize in ("max", "joint") else self.maps
         heat = functional.interpolate(evidence, shape, mode="bilinear", align_corners=False)

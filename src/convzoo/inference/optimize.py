@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .._checks import check_choice
+from .._checks import check_bool, check_choice
 from .._modules import has_hooks, private_copy, unwrap
 from ..models import Classifier
 from .fuse import Fuser, Part
@@ -81,6 +81,7 @@ def optimize_for_inference(
             f"optimize_for_inference takes a torch.nn.Module, got {type(model).__name__}; create_model(name) makes one"
         )
     check_choice("memory_format", memory_format, ("channels_last", "contiguous"))
+    compile = check_bool("compile", compile)
     if any(is_lazy(tensor) or tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError(
             "optimize_for_inference takes a model with weights, got one whose tensors are on the meta device or wait "

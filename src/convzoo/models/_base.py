@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_count, check_img_size, plural
+from .._checks import check_count, check_img_size, plural, shorten
 from ._checkpoint import check_has_blocks, run_checkpointed
 from ._config import ModelConfig
 from ._functions import class_probabilities
@@ -291,7 +291,17 @@ class Classifier(nn.Module):
         """Logits (N, num_classes) to probabilities, at the temperature that the weights were trained with.
 
         Of a single logit, (N, 2): that of the class being absent, and present.
+
+        Raises:
+            TypeError: not a dense tensor of real numbers.
+            ValueError: a tensor without dimensions.
         """
+        if not isinstance(logits, Tensor) or logits.layout != torch.strided or logits.is_complex():
+            raise TypeError(
+                f"logits are a dense tensor (N, classes), got {shorten(logits)}; pass what the model returned"
+            )
+        if not logits.ndim:
+            raise ValueError("logits are a tensor (N, classes), got a single number; pass what the model returned")
         return class_probabilities(logits, 1.0 if self.weights is None else self.weights.temperature)
 
     def get_classifier(self) -> nn.Module:

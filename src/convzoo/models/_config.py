@@ -139,7 +139,7 @@ def check_target(device: Any, dtype: Any) -> dict[str, Any]:
     if device is not None:
         try:
             target["device"] = torch.device(device)
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"device must be a torch.device or its name, got {shorten(device)}; pass e.g. 'cpu', 'cuda' or 'meta'"
             ) from error

@@ -124,19 +124,19 @@ def check_backbone(
     """Refuse what does not go with a backbone, before anything is built.
 
     Raises:
-        TypeError: ``features_only`` is no bool.
+        TypeError: ``features_only`` is no bool, or ``num_classes`` no whole number.
         ValueError: ``out_indices`` without ``features_only``, or something about a head with it.
     """
     if not check_bool("features_only", features_only):
         raise ValueError(
             f"out_indices={shorten(out_indices)} names maps of a backbone; pass features_only=True with it, or leave it"
         )
-    if num_classes not in (None, 0):
+    if num_classes is not None and check_count("num_classes", num_classes, least=0):
         raise ValueError(
             f"features_only=True leaves the head of {name} out, and num_classes={shorten(num_classes)} is of the head; "
             "leave one of them"
         )
-    if options.get("aux"):
+    if options.get("aux") is True:
         raise ValueError(
             f"features_only=True leaves every head of {name} out, and aux=True asks for auxiliary heads; leave one out"
         )

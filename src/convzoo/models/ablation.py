@@ -30,6 +30,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .._checks import shorten
 from ..registry import register
 from ._base import Classifier, note
 from ._config import ModelConfig, Rate
@@ -64,7 +65,9 @@ class AblationConfig(ModelConfig):
     def validate(self) -> None:
         super().validate()
         if not set(self.branched) <= {5, 6}:
-            raise ValueError(f"branched of {self.name} may name stages 5 and 6, got {self.branched!r}; pass e.g. (5,)")
+            raise ValueError(
+                f"branched of {self.name} may name stages 5 and 6, got {shorten(self.branched)}; pass e.g. (5,)"
+            )
         check_pooled(self, self.gap, "gap=True")
 
 

@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .._checks import shorten
 from ..registry import register
 from ._base import Classifier, note
 from ._config import ModelConfig, Rate
@@ -67,7 +68,9 @@ class ResNetConfig(ModelConfig):
     def validate(self) -> None:
         super().validate()
         if len(self.depths) != 4:
-            raise ValueError(f"depths of {self.name} must name 4 stages, got {self.depths!r}; pass e.g. (2, 2, 2, 2)")
+            raise ValueError(
+                f"depths of {self.name} must name 4 stages, got {shorten(self.depths)}; pass e.g. (2, 2, 2, 2)"
+            )
         if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
             raise ValueError(
                 f"groups and width_per_group of {self.name} belong to bottlenecks, got groups={self.groups}, "

@@ -21,6 +21,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._checks import shorten
 from ..registry import register
 from ._base import Classifier
 from ._config import ModelConfig, Rate
@@ -66,7 +67,8 @@ class T2TViTConfig(ModelConfig):
             )
         if len(self.strides) != 3 or any(stride > kernel for stride, kernel in zip(self.strides, KERNELS, strict=True)):
             raise ValueError(
-                f"strides of {self.name} must be 3 numbers up to 7, 3, 3, got {self.strides!r}; pass e.g. (4, 2, 2)"
+                f"strides of {self.name} must be 3 numbers up to 7, 3, 3, got {shorten(self.strides)}; "
+                "pass e.g. (4, 2, 2)"
             )
 
 

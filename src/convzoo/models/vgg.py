@@ -18,6 +18,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from .._checks import shorten
 from ..registry import register
 from ._base import Classifier, note
 from ._config import ModelConfig, Rate
@@ -49,7 +50,7 @@ class VGGConfig(ModelConfig):
         super().validate()
         if len(self.depths) != 5:
             raise ValueError(
-                f"depths of {self.name} must name 5 blocks, got {self.depths!r}; pass e.g. (2, 2, 3, 3, 3)"
+                f"depths of {self.name} must name 5 blocks, got {shorten(self.depths)}; pass e.g. (2, 2, 3, 3, 3)"
             )
         check_pooled(self, self.head == "gap", "head='gap'")
 

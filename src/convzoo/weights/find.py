@@ -13,7 +13,7 @@ import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .._checks import check_bool, check_text, shorten
+from .._checks import check_bool, check_path, check_text, shorten
 from . import package
 from .client import check_token, shorten_name
 from .entries import FILE_NAME, OWNER, WeightInfo, all_entries, bundled_path, read_table, unknown
@@ -38,8 +38,8 @@ class Access:
     def __post_init__(self) -> None:
         object.__setattr__(self, "token", check_token(self.token))
         check_bool("local_files_only", self.local_files_only)
-        if self.cache_dir is not None and not isinstance(self.cache_dir, (str, os.PathLike)):
-            raise TypeError(f"cache_dir must be a folder, got {shorten(self.cache_dir)}; pass a str or a Path")
+        if self.cache_dir is not None:
+            check_path("cache_dir", self.cache_dir)
         if self.revision is not None:
             check_text("revision", self.revision, empty=False)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import shorten
+from .._checks import check_text, shorten
 from .errors import WeightsMismatch
 
 State = dict[str, Tensor]
@@ -65,11 +65,12 @@ def convert(source: Mapping[str, Any], model: nn.Module, layout: str | None = No
         own: the model's state dict, if it is at hand.
 
     Raises:
-        TypeError: there are no tensors.
+        TypeError: there are no tensors, or the layout is no text.
+        TypeError: the layout is no text.
         ValueError: no such layout.
         WeightsMismatch: several sets of tensors are for this model.
     """
-    if layout is not None and layout not in LAYOUTS:
+    if layout is not None and check_text("layout", layout) not in LAYOUTS:
         raise ValueError(f"unknown layout {shorten(layout)}; it is one of {', '.join(LAYOUTS)}, or None to find out")
     own = model.state_dict() if own is None else own
     if source.keys() == own.keys() and all(isinstance(value, Tensor) for value in source.values()):
@@ -90,7 +91,7 @@ def find_state(source: Mapping[str, Any], own: Collection[str]) -> State:
     """The tensors for a model with the keys ``own``, wherever in a checkpoint they are, without names of wrappers.
 
     Raises:
-        TypeError: there are no tensors.
+        TypeError: there are no tensors, or the layout is no text.
         WeightsMismatch: several sets of tensors fit equally well.
     """
     candidates = list(_states(source, ()))

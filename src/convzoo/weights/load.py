@@ -70,21 +70,21 @@ def create_pretrained(
 def _find(name: str, architecture: str, tag: str, pretrained: bool | Source, access: find.Access) -> find.Found:
     if pretrained is False:
         raise ValueError(
-            f"{name!r} names weights, and pretrained is False; pass pretrained=True, or {architecture!r} for random "
-            "weights"
+            f"{shorten(name)} names weights, and pretrained is False; pass pretrained=True, or {architecture!r} for "
+            "random weights"
         )
     if pretrained is True:
         return find.find_entry(weight_info(name if tag else f"{architecture}.{default_tag(architecture)}"), access)
     if not isinstance(pretrained, (str, os.PathLike)) or not str(pretrained):
         raise TypeError(
-            f"pretrained must be True, False, a tag, a folder or file, or 'owner/name' of the Hub, got {pretrained!r}; "
-            "pass one of these"
+            "pretrained must be True, False, a tag, a folder or file, or 'owner/name' of the Hub, got "
+            f"{shorten(pretrained)}; pass one of these"
         )
     source = os.fspath(pretrained)
     if tag and source not in (tag, name):
         raise ValueError(
-            f"{name!r} names weights, and pretrained={source!r} names others; pass pretrained=True, or "
-            f"create_model({architecture!r}, pretrained={source!r})"
+            f"{shorten(name)} names weights, and pretrained={shorten(source)} names others; pass pretrained=True, or "
+            f"{architecture!r} and those"
         )
     return find.find_source(pretrained, architecture, access)
 
@@ -215,6 +215,8 @@ def load_weights(
         >>> convzoo.load_weights(model, other.state_dict()) is model
         True
     """
+    head, mmap = check_bool("head", head), check_bool("mmap", mmap)
+    unsafe_format = check_bool("unsafe_format", unsafe_format)
     inner = unwrap(model) if isinstance(model, nn.Module) else model
     if not isinstance(inner, Classifier):
         raise TypeError(

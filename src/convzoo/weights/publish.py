@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import registry
-from .._checks import check_text, shorten
+from .._checks import check_choice, check_mapping, check_path, check_text, shorten
 from .._modules import unwrap
 from .._transform import per_channel, transform
 from ..models import Classifier
@@ -109,7 +109,7 @@ def save_pretrained(
             f"this {name} was made with features_only=True, and folders are of classifiers; keep its state_dict() (the "
             "keys are the classifier's), with safetensors.torch.save_file"
         )
-    folder = Path(folder)
+    folder = check_path("folder", folder)
     old = model.weights
     tag = tag if tag is not None else (old.tag if old else None)
     if not isinstance(tag, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", tag):
@@ -128,8 +128,7 @@ def save_pretrained(
         )
     known |= {what: per_channel(what, known[what], model.in_chans) for what in ("mean", "std")}
     look = transform(**known)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {shorten(dtype)}; pass one of these")
+    check_choice("dtype", dtype, tuple(DTYPES))
     info = WeightInfo(
         name=f"{name}.{tag}",
         architecture=name,
@@ -141,9 +140,9 @@ def save_pretrained(
         in_chans=model.in_chans,
         **vars(look),
         temperature=old.temperature if old else 1.0,
-        metrics=_check_metrics(metrics or {}),
-        dataset=_plain("dataset", dict(dataset or {})),
-        recipe=_plain("recipe", dict(recipe or {})),
+        metrics=_check_metrics(check_mapping("metrics", metrics)),
+        dataset=_plain("dataset", check_mapping("dataset", dataset)),
+        recipe=_plain("recipe", check_mapping("recipe", recipe)),
         license="unknown" if license is None else check_text("license", license, empty=False),
         dataset_terms="" if dataset_terms is None else check_text("dataset_terms", dataset_terms),
         model_args=_changed_options(model),
@@ -183,20 +182,24 @@ def _name_classes(model: Classifier, classes: Sequence[str] | Mapping[str, str] 
         if old is not None and old.num_classes == model.num_classes and old.classes:
             return {key: getattr(old, key) for key in ("classes", "class_ids", "class_descriptions")}
         return {"classes": tuple(map(str, range(model.num_classes)))}
-    if len(classes) != model.num_classes:
-        raise ValueError(
-            f"{name} has {model.num_classes} classes, got {len(classes)} names; pass one for each, in order"
-        )
+    if isinstance(classes, (str, bytes, Set)) or not hasattr(classes, "__iter__"):
+        raise TypeError(f"classes must be names in order, got {shorten(classes)}; pass a list, or a dict by identifier")
+    texts = [str(text) for text in classes]
+    if len(texts) != model.num_classes:
+        raise ValueError(f"{name} has {model.num_classes} classes, got {len(texts)} names; pass one for each, in order")
     if isinstance(classes, Mapping):
         described = {str(identifier): str(text) for identifier, text in classes.items()}
-        texts = tuple(described.values())
-        return {"classes": name_classes(described), "class_ids": tuple(described), "class_descriptions": texts}
-    return {"classes": tuple(map(str, classes))}
+        return {
+            "classes": name_classes(described),
+            "class_ids": tuple(described),
+            "class_descriptions": tuple(described.values()),
+        }
+    return {"classes": tuple(texts)}
 
 
 def _check_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What was measured, as plain numbers."""
-    plain = _plain("metrics", dict(metrics))
+    plain = _plain("metrics", metrics)
     if plain and "n" not in plain:
         raise ValueError(f"metrics need n, the number of images measured, got {shorten(plain)}; add 'n': ...")
     return check_metrics(plain)

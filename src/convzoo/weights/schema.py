@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._checks import check_choice, check_count, check_img_size, check_number, check_text, shorten
+from .._checks import check_choice, check_count, check_img_size, check_mapping, check_number, check_text, shorten
 from .._transform import per_channel, transform
 from .entries import WeightInfo
 from .errors import WeightsCorrupted
@@ -109,7 +109,7 @@ def _read_classes(config: Mapping[str, Any], num_classes: int) -> dict[str, Any]
     labels = tuple(str(label) for label in labels)
     if len(labels) != num_classes:
         return {}
-    texts = _mapping("label_descriptions", config.get("label_descriptions"))
+    texts = check_mapping("label_descriptions", config.get("label_descriptions"))
     own = "convzoo" in config  # we write descriptions for identifiers only
     if not texts or not (own or all(re.search(r"[^\W\d_]{2}", label) is None for label in labels)):
         return {"classes": labels}
@@ -163,9 +163,9 @@ def read_info(config: Mapping[str, Any], where: str, *, repo_id: str = "") -> We
 
 
 def _read_info(config: Mapping[str, Any], repo_id: str) -> WeightInfo:
-    pretrained = _mapping("pretrained_cfg", config.get("pretrained_cfg", config))
-    own = _mapping("convzoo", config.get("convzoo"))
-    model_args = _mapping("model_args", config.get("model_args"))
+    pretrained = check_mapping("pretrained_cfg", config.get("pretrained_cfg", config))
+    own = check_mapping("convzoo", config.get("convzoo"))
+    model_args = check_mapping("model_args", config.get("model_args"))
     architecture = check_text("architecture", config["architecture"], empty=False)
     tag = check_text("tag", pretrained.get("tag") or "")
     in_chans, height, width = pretrained["input_size"]
@@ -206,9 +206,9 @@ def _read_info(config: Mapping[str, Any], repo_id: str) -> WeightInfo:
         in_chans=in_chans,
         **vars(look),
         temperature=temperature,
-        metrics=check_metrics(_mapping("metrics", own.get("metrics"))),
-        dataset=_mapping("dataset", own.get("dataset")),
-        recipe=_mapping("recipe", own.get("recipe")),
+        metrics=check_metrics(check_mapping("metrics", own.get("metrics"))),
+        dataset=check_mapping("dataset", own.get("dataset")),
+        recipe=check_mapping("recipe", own.get("recipe")),
         license=str(pretrained.get("license") or "unknown"),
         dataset_terms=check_text("dataset_terms", own.get("dataset_terms") or ""),
         model_args=_options(model_args),
@@ -218,18 +218,12 @@ def _read_info(config: Mapping[str, Any], repo_id: str) -> WeightInfo:
     )
 
 
-def _mapping(what: str, value: Any) -> dict[str, Any]:
-    if value is not None and not isinstance(value, Mapping):
-        raise TypeError(f"{what} must be an object, got {type(value).__name__}")
-    return dict(value or {})
-
-
 def _first(value: Any, otherwise: Any) -> Any:
     return otherwise if value is None else value
 
 
 def _optional_count(what: str, value: Any) -> int | None:
-    return None if value is None else check_count(what, value, least=0)
+    return None if value is None else check_count(what, value, least=0, most=None)
 
 
 def _hash(value: Any) -> str | None:
