@@ -54,7 +54,7 @@ REFUSED = [
     (("resnet18",), {"img_size": "64"}, TypeError, "img_size must be a whole number, got '64'"),
     (("resnet18",), {"stm": "small"}, TypeError, "resnet18 has no option 'stm'; did you mean 'stem'. its options are"),
     (("lenet5",), {"stem": "small"}, TypeError, "lenet5 has no option 'stem'; it has no options"),
-    (("resnet18",), {"stem": "tiny"}, ValueError, "stem of resnet18 must be 'imagenet' or 'small', got 'tiny'"),
+    (("resnet18",), {"stem": "tiny"}, ValueError, "'imagenet' or 'medium' or 'small', got 'tiny'"),
     (("resnet18",), {"shortcut": 0}, TypeError, "shortcut of resnet18 must be True or False, got 0"),
     (("resnet18",), {"depths": (1, 2)}, ValueError, r"depths of resnet18 must name 4 stages, got \(1, 2\)"),
     (("resnet18",), {"depths": 3}, TypeError, "depths of resnet18 must be a tuple of whole numbers, got 3"),
