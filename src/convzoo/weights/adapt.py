@@ -49,12 +49,12 @@ def fold_chans(weight: Tensor, chans: int) -> Tensor:
     return torch.stack([weight[:, channel % have] / copies[channel % have] for channel in range(chans)], 1)
 
 
-def read_off(model: Classifier, state: State) -> Classifier:
-    """An empty model like ``model`` for the numbers of classes and channels that the tensors are for.
+def read_off(model: Classifier, state: State, own: State) -> Classifier:
+    """An empty model like ``model``, which has the state dict ``own``, for the classes and channels of the tensors.
 
     Which tensors they decide, and where in their shapes, is seen from two builds that differ in nothing else.
     """
-    if not any(differences(model.state_dict(), state)):
+    if not any(differences(own, state)):
         return model
     config = model.config
     for field in ("num_classes", "in_chans"):
@@ -178,9 +178,10 @@ def load_fitted(
         check_size(model, state, info.img_size, what)
         (height, width), trained = model.img_size, "x".join(map(str, info.img_size))
         adapted.append(f"images of {height}x{width}, trained on {trained}")
-    if not info or model.img_size != info.img_size:
+    own_state = native_state if model is native else model.state_dict()
+    if (not info or model.img_size != info.img_size) and differences(own_state, state)[2]:
         adapted += fit_tables(model, state)
-    put_in(model, state, what, own=native_state if model is native else None, copy=copy, reason=reason)
+    put_in(model, state, what, own=own_state, copy=copy, reason=reason)
     if info:
         chans = model.in_chans
         info = replace(

@@ -94,11 +94,13 @@ def _load_bare(
 ) -> Classifier:
     """Tensors without a description: taken for the architecture and options asked for."""
     model = build_empty(asked)
-    state = layouts.convert(source, model)
-    native = adapt.read_off(model, state)
+    own = model.state_dict()
+    state = layouts.convert(source, model, own=own)
+    native = adapt.read_off(model, state, own)
     if native.num_classes == 0 and wanted.num_classes is None:
         native = model  # a model without its head is not what was asked for
-    return adapt.load_fitted(native, state, wanted, None, what, native.state_dict(), copy=copy)
+    own = own if native is model else native.state_dict()
+    return adapt.load_fitted(native, state, wanted, None, what, own, copy=copy)
 
 
 def _load_described(
