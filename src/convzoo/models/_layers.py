@@ -108,7 +108,9 @@ def mark(layer: nn.Module | None, weights: str) -> None:
 
 def is_marked(layer: nn.Module | None, weights: str) -> bool:
     """Whether ``layer``, or what it wraps, is the one that :func:`mark` was given."""
-    return layer is not None and any(part.__dict__.get(_MARK) == weights for part in layer.modules())
+    if layer is None:
+        return False
+    return layer.__dict__.get(_MARK) == weights or any(part.__dict__.get(_MARK) == weights for part in layer.modules())
 
 
 def _width(layer: nn.Module, names: tuple[str, ...]) -> int | None:

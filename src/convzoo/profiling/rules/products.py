@@ -35,10 +35,10 @@ def convolution(
         return NotImplemented
     if isinstance(padding, str):
         return NotImplemented
-    padding, stride, dilation = (spread(value, rank) for value in (padding, stride, dilation))
+    options = shape[2:], spread(padding, rank), spread(dilation, rank), filters[2:], spread(stride, rank)
     sides = [
         (side + 2 * pad - hole * (kernel - 1) - 1) // step + 1
-        for side, pad, hole, kernel, step in zip(shape[2:], padding, dilation, filters[2:], stride, strict=True)
+        for side, pad, hole, kernel, step in zip(*options, strict=True)
     ]
     if min(sides) < 1:
         return NotImplemented

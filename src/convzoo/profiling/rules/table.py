@@ -30,5 +30,7 @@ def rule(*functions: Callable[..., Any]) -> Callable[[Rule], Rule]:
 
 def spread(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
     """A size given once for all axes, or once for each."""
+    if type(value) is tuple and len(value) == rank:  # as the layers give it
+        return value
     sizes = (value,) if isinstance(value, int) else tuple(value)
     return sizes * rank if len(sizes) == 1 else sizes
