@@ -331,12 +331,24 @@ def test_resuming_a_large_file(hub):
     assert int(ranges[1].removeprefix("bytes=").removesuffix("-")) >= 10 << 20
 
 
-def test_a_server_without_ranges(hub):
-    data = b"0123456789abcdef" * (12 * 65536)
-    hub.commit(REPO, {"model.safetensors": data})
-    hub.fault("GET", "cdn", times=1, drop_after=11 << 20, graceful=True, no_range=True)
-    hub.fault("GET", "cdn", no_range=True)
-    assert fetch().read_bytes() == data
+LARGE = b"0123456789abcdef" * (12 * 65536)
+
+
+@pytest.mark.parametrize(
+    ("second", "requests"),
+    [
+        ({"no_range": True}, 2),  # all of it, as a new answer
+        ({"status": 206, "body": LARGE, "headers": {"Content-Range": f"bytes 0-{len(LARGE) - 1}/{len(LARGE)}"}}, 2),
+        ({"status": 416}, 3),  # there is less than what is here: from the beginning, then
+    ],
+    ids=["no ranges", "another range", "no such range"],
+)
+def test_a_server_that_does_not_go_on_where_it_ended(hub, second, requests):
+    hub.commit(REPO, {"model.safetensors": LARGE})
+    hub.fault("GET", "cdn", times=1, drop_after=11 << 20, graceful=True)
+    hub.fault("GET", "cdn", times=1, **second)
+    assert fetch().read_bytes() == LARGE
+    assert len(hub.requests("GET", "cdn")) == requests
 
 
 # -- wrong bytes
