@@ -376,8 +376,17 @@ def test_a_flipped_bit_in_a_small_file(hub, commit):
 
 
 def test_another_file_than_the_entry_pins(hub, commit):
-    with pytest.raises(WeightsCorrupted, match="another content"):
+    with pytest.raises(WeightsCorrupted, match=r"another content on the Hub .* nothing of it was fetched"):
         fetch(sha256=hashlib.sha256(b"what we trained").hexdigest())
+    assert hub.requests("GET") == []
+
+
+def test_another_small_file_than_the_entry_pins(hub, commit):
+    """Of files outside LFS the Hub states the hash of git; they are compared with the pinned one when they come."""
+    with pytest.raises(WeightsCorrupted, match="another content"):
+        fetch(filename="config.json", sha256=hashlib.sha256(b"what we trained").hexdigest())
+    path = fetch(filename="config.json", sha256=hashlib.sha256(b"{}").hexdigest())
+    assert path.read_bytes() == b"{}"
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:5000], lambda data: b"x" + data[1:]], ids=["cut", "altered"])

@@ -211,6 +211,20 @@ def test_a_reference_that_is_no_commit(hub, tmp_path, folder):
         assert same(convzoo.create_model("lenet5", pretrained=REPO), model)
 
 
+def test_a_reference_is_not_read_through_a_link(hub, tmp_path, folder, precious):
+    precious.write_text(put(hub, folder))
+    model = convzoo.create_model("lenet5", pretrained=REPO)
+    reference = tmp_path / "cache" / "models--someone--lenet5.made_up" / "refs" / "main"
+    reference.unlink()
+    reference.symlink_to(precious)
+    before = outside(tmp_path)
+    with pytest.raises(WeightsUnavailable, match="not in the cache"):
+        convzoo.create_model("lenet5", pretrained=REPO, local_files_only=True)
+    assert same(convzoo.create_model("lenet5", pretrained=REPO), model)
+    assert not reference.is_symlink()
+    assert outside(tmp_path) == before
+
+
 # -- revisions
 
 
