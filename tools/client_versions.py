@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("0.30.0", "0.36.2", "1.0.1", "1.31.0", "2.0.0", "2.4.0")
-TESTS = ("hub", "hub_faults", "hub_hostile", "hub_updates", "find", "push", "processes")
+TESTS = ("hub", "hub_faults", "hub_hostile", "hub_updates", "find", "push", "processes", "interrupts")
 
 
 def install(version: str) -> Path:

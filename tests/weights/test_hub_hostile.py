@@ -187,6 +187,21 @@ def test_a_link_out_of_the_cache_is_not_followed(hub, tmp_path, folder, precious
         assert outside(tmp_path) == before
 
 
+def test_a_link_to_what_is_no_blob_is_not_followed(hub, tmp_path, folder):
+    """Inside the cache, but without a hash to compare it with: a blob of another name, the file of another commit."""
+    commit = put(hub, folder)
+    convzoo.create_model("lenet5", pretrained=REPO)
+    cache = RepositoryCache(REPO, tmp_path / "cache")
+    path = cache.find(commit, "config.json")
+    content = path.read_bytes()
+    for target in (cache.blobs / "config", cache.root / "snapshots" / ("0" * 40) / "config.json"):
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(content)
+        path.unlink()
+        path.symlink_to(target)
+        assert cache.find(commit, "config.json") is None
+
+
 def test_a_blob_shared_between_repositories_is_read(hub, tmp_path, folder):
     """The client's newest versions keep some blobs in the cache's own blobs/xx/HASH and link to them."""
     commit = put(hub, folder)
@@ -206,6 +221,7 @@ def test_a_reference_that_is_no_commit(hub, tmp_path, folder):
     reference = tmp_path / "cache" / "models--someone--lenet5.made_up" / "refs" / "main"
     for text in ("../../..", "", "x" * 40, "\udc80"):
         reference.write_text(text, errors="surrogateescape")
+        assert RepositoryCache(REPO, tmp_path / "cache").commit("main") is None
         with pytest.raises(WeightsUnavailable, match="not in the cache"):
             convzoo.create_model("lenet5", pretrained=REPO, local_files_only=True)
         assert same(convzoo.create_model("lenet5", pretrained=REPO), model)
