@@ -23,7 +23,7 @@ from ..models import Classifier
 from .layers import check_model, reader
 from .maps import cam
 from .pictures import Colormap, colorize
-from .run import feature_maps
+from .run import feature_maps, model_input
 
 if TYPE_CHECKING:
     from .result import CAM
@@ -54,22 +54,6 @@ def _colour_bar(figure: Any, axes: Any, colormap: Colormap, low: float, high: fl
     bar = figure.colorbar(ScalarMappable(Normalize(low, high), colours), ax=axes, shrink=0.8, aspect=25, pad=0.02)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=8)
-
-
-def model_input(model: nn.Module, images: Any, prepare: bool | Literal["auto"] = False) -> Tensor:
-    """Tensors (C, H, W) or (N, C, H, W) as a batch; pictures as the model's transform makes them.
-
-    Raises:
-        TypeError: pictures, and the model has no transform.
-    """
-    if isinstance(images, Tensor):
-        return images[None] if images.ndim == 3 else images
-    if not isinstance(model, Classifier) or model.transform is None:
-        raise TypeError(
-            f"images must be a tensor (N, C, H, W), got {type(images).__name__}, and the model has no transform that "
-            "says how pictures become its input; convert them, or set model.transform = convzoo.transform(...)"
-        )
-    return model.preprocess(images, prepare=prepare)
 
 
 def show_cam(

@@ -9,7 +9,7 @@ parameter of the copy requires one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,22 @@ from ..models import Classifier
 from .layers import Reader, check_model, checked, find_layer, is_pooled, name_of, reader, walk
 
 Hook = Callable[[nn.Module, Any, Any], Any]
+
+
+def model_input(model: nn.Module, images: Any, prepare: bool | Literal["auto"] = False) -> Tensor:
+    """Tensors (C, H, W) or (N, C, H, W) as a batch; pictures as the model's transform makes them.
+
+    Raises:
+        TypeError: pictures, and the model has no transform.
+    """
+    if isinstance(images, Tensor):
+        return images[None] if images.ndim == 3 else images
+    if not isinstance(model, Classifier) or model.transform is None:
+        raise TypeError(
+            f"images must be a tensor (N, C, H, W), got {type(images).__name__}, and the model has no transform that "
+            "says how pictures become its input; convert them, or set model.transform = convzoo.transform(...)"
+        )
+    return model.preprocess(images, prepare=prepare)
 
 
 def check_images(model: nn.Module, images: object) -> Tensor:
