@@ -29,7 +29,7 @@ from tqdm import tqdm
 import convzoo
 
 ABOUT = {
-    "classes": "0123456789",
+    "classes": list("0123456789"),
     "mean": MEAN,
     "std": STD,
     "dtype": "float16",
