@@ -198,8 +198,10 @@ class Trainer:
         given = {field.name: getattr(args, field.name) for field in fields(Recipe)}
         self.recipe = replace(default_recipe(self.model), **{k: v for k, v in given.items() if v is not None})
         self.teacher: Callable[[Tensor], Tensor] | None = None
+        self.teacher_side: int | None = None
         if args.teacher:
             teacher = load_packed(args.teacher, len(split.classes), "--teacher")
+            self.teacher_side = max(teacher.img_size)
             teacher = teacher.requires_grad_(False).to(device, memory_format=torch.channels_last)
             self.teacher = torch.compile(teacher, dynamic=False) if args.compile else teacher
         if process.world > 1 and device.type == "cuda":
@@ -236,6 +238,11 @@ class Trainer:
             cutmix = 0.5 if steps >= 60 * self.steps_per_epoch else 0.0
         self.augment = Augment(pad=recipe.pad, cutmix=cutmix, mixup=recipe.mixup, trivial=recipe.trivial)
 
+    def side(self, step: int) -> int | None:
+        """The size of the images that the net is trained on in ``step``; None for their own."""
+        early = self.args.small and step < self.args.small_share * self.steps
+        return self.args.small if early else self.args.size
+
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """This process's part of a step's images, normalised, with labels (n,) and the share (n,) that is theirs."""
         epoch, place = divmod(step, self.steps_per_epoch)
@@ -247,8 +254,9 @@ class Trainer:
         torch.manual_seed(int(rng.integers(2**62)) + self.process.rank)  # for dropout and its like
         first = self.process.rank * size
         index = self.order[place * self.args.batch + first :][:size]
-        early = self.args.small and step < self.args.small_share * self.steps
-        side = self.args.small if early else self.args.size
+        side = self.side(step)
+        if self.teacher_side is not None:  # a teacher sees the images at its own size, however small the pupil's are
+            side = max(self.teacher_side, side or max(self.split.images.shape[2:]))
         mine = {name: values[first : first + size] for name, values in draws.items()}
         images, kept = self.augment(self.split.images[index], mine, side)
         return images.contiguous(memory_format=torch.channels_last), self.split.labels[index], kept
@@ -256,10 +264,10 @@ class Trainer:
     def loss(self, images: Tensor, labels: Tensor, kept: Tensor) -> Tensor:
         """Cross-entropy with the labels of both images that were mixed; with a teacher, partly with its answer."""
         with torch.autocast(self.process.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.net(images).float()
+            logits = self.net(resize(images, self.side(self.done))).float()
             if self.teacher is not None:
                 with torch.no_grad():
-                    taught = self.teacher(images).float()
+                    taught = self.teacher(resize(images, self.teacher_side)).float()
         own, other = (
             F.cross_entropy(logits, target, reduction="none", label_smoothing=self.recipe.smoothing)
             for target in (labels, neighbours(labels))

@@ -159,6 +159,21 @@ def test_teacher_teaches(folder: Path, tmp_path: Path) -> None:
         make_trainer(folder, tmp_path, "--epochs", 1, "--teacher", other)
 
 
+def test_teacher_sees_images_of_its_own_size(folder: Path, tmp_path: Path) -> None:
+    teacher = convzoo.create_model("lenet5", CLASSES, 3, img_size=SIDE)  # takes no other size
+    saved = convzoo.save_pretrained(teacher, tmp_path / "teacher", tag="taught", mean=augment.MEAN, std=augment.STD)
+    small = ("--epochs", 1, "--limit", 64, "--small", 24, "--distill", 1, "--temperature", 1, "--teacher", saved)
+    trainer = make_trainer(folder, tmp_path, *small, "--option", "depths=[1,1,1,1]", arch="resnet18")
+    trainer.model.eval()
+    trainer.plan(2)
+    for trainer.done, side in ((0, 24), (1, SIDE)):
+        batch = trainer.batch(trainer.done)
+        assert batch[0].shape[2:] == (SIDE, SIDE)
+        logits, taught = trainer.model(augment.resize(batch[0], side)), teacher.eval()(batch[0])
+        divergence = (taught.softmax(1) * (taught.log_softmax(1) - logits.log_softmax(1))).sum(1).mean()
+        assert torch.allclose(trainer.loss(*batch), divergence, atol=1e-5)
+
+
 def test_small_images_first(folder: Path, tmp_path: Path) -> None:
     small = ("--epochs", 4, "--limit", 128, "--small", 24, "--small-share", 0.25, "--option", "depths=[1,1,1,1]")
     trainer = make_trainer(folder, tmp_path, *small, arch="resnet18")
