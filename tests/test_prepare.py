@@ -189,7 +189,7 @@ class TestAutomatic:
         assert torch.equal(plain.batch(image, prepare="auto"), plain.batch(image))
         with pytest.raises(ValueError, match="had no fixed preparation; leave prepare out"):
             plain.batch(image, prepare=True)
-        with pytest.raises(ValueError, match="prepare must be True, False or 'auto', got 'yes'"):
+        with pytest.raises(ValueError, match="prepare must be True or False or 'auto', got 'yes'"):
             plain.batch(image, prepare="yes")
 
 

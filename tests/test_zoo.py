@@ -94,6 +94,11 @@ def test_refusals(args, options, error, words):
         convzoo.create_model(*args, **options)
 
 
+def test_options_that_are_not_named_are_refused():
+    with pytest.raises(TypeError, match="lenet5 has no option 1; its options are"):
+        convzoo.compare("lenet5", options={1: 2})
+
+
 def test_a_name_is_taken_once():
     from convzoo.models import resnet
 
@@ -196,7 +201,7 @@ def test_listing_by_size():
             convzoo.list_models(wrong)
         with pytest.raises(TypeError, match="pattern must be a string, got"):
             convzoo.list_models(wrong, pretrained=True)
-    for wrong in (3, ["vgg"], "v" * 10**6):
+    for wrong in (3, ["vgg"], np.array(["vgg", "resnet"]), "v" * 10**6):
         with pytest.raises(ValueError, match=r"unknown family .{1,90}; the families are"):
             convzoo.list_models(family=wrong)
 

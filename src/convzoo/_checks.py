@@ -165,9 +165,9 @@ def match_names(pattern: object, names: Iterable[str]) -> list[str]:
     return sorted((name for name in names if fnmatch.fnmatchcase(name, wanted)), key=natural_key)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """``"did you mean 'x'? "`` with up to three of ``known`` that look like ``name``; else an empty string."""
-    if len(name) > _LONGEST_NAME:
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
         return ""
     close = difflib.get_close_matches(name.lower().replace("-", "_"), list(known), n=3, cutoff=0.6)
     return f"did you mean {' or '.join(map(repr, close))}? " if close else ""

@@ -114,8 +114,7 @@ class Transform:
 
     def views(self, images: Any, *, prepare: Prepare = False, invert: bool = False, single: bool = False) -> list[View]:
         """What the net sees of each picture; arguments as :meth:`batch`. ``single``: what is given is one picture."""
-        if prepare not in (True, False, "auto"):
-            raise ValueError(f"prepare must be True, False or 'auto', got {shorten(prepare)}; pass one of these")
+        check_choice("prepare", prepare, (True, False, "auto"))
         if prepare is True and not self.preparation:
             raise ValueError("the training pictures of these weights had no fixed preparation; leave prepare out")
         if not isinstance(images, (list, tuple)):

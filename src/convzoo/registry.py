@@ -107,6 +107,6 @@ def entries(family: str | None = None) -> dict[str, Entry]:
         ValueError: there is no such family.
     """
     families = sorted({entry.about["family"] for entry in _ENTRIES.values()})
-    if family is not None and family not in families:
+    if family is not None and not (isinstance(family, str) and family in families):
         raise ValueError(f"unknown family {shorten(family)}; the families are {', '.join(families)}")
     return {name: entry for name, entry in _ENTRIES.items() if family in (None, entry.about["family"])}

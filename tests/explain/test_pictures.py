@@ -68,7 +68,7 @@ class TestHeatmap:
         assert r.heatmap().shape == (1, 2, 10, 12)
         assert r.heatmap(6).shape == (1, 2, 6, 6)
         assert r.heatmap((6, 5)).shape == (1, 2, 6, 5)
-        with pytest.raises(ValueError, match="normalize takes 'max', 'minmax', 'joint' or None, got 'sum'"):
+        with pytest.raises(ValueError, match="normalize must be 'max' or 'minmax' or 'joint' or None, got 'sum'"):
             r.heatmap(normalize="sum")
         with pytest.raises(ValueError, match="img_size must be at least 1"):
             r.heatmap(0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._checks import check_img_size, shorten
+from .._checks import check_choice, check_img_size
 from .._images import is_pil, picture_size
 from ..models._functions import class_probabilities
 
@@ -112,10 +112,7 @@ class CAM:
             >>> convzoo.cam(model, torch.rand(2, 3, 64, 64), ("top", 3)).heatmap().shape
             torch.Size([2, 3, 64, 64])
         """
-        if normalize is not None and normalize not in get_args(Normalize):
-            raise ValueError(
-                f"normalize takes 'max', 'minmax', 'joint' or None, got {shorten(normalize)}; pass one of these"
-            )
+        check_choice("normalize", normalize, (*get_args(Normalize), None))
         shape = self.input_size if size is None else check_img_size(size)
         evidence = self.maps.relu() if normalize in ("max", "joint") else self.maps
         heat = functional.interpolate(evidence, shape, mode="bilinear", align_corners=False)

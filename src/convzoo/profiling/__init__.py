@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._checks import shorten
+from .._checks import check_choice
 from .compare_thop import Source, thop_profile
 from .count import count
 from .operators import register_formula
@@ -69,10 +69,7 @@ def profile(
         >>> p.params, p.macs
         (25557032, 4089184256)
     """
-    if counter not in COUNTERS:
-        raise ValueError(
-            f"unknown counter {shorten(counter)}; the counters are {', '.join(COUNTERS)}; pass one of these"
-        )
+    check_choice("counter", counter, COUNTERS)
     ours, inputs = count(model, input_size, dtype, batch_dim)
     if counter == "thop":
         return thop_profile(ours, model, inputs)

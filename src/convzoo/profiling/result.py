@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .._checks import check_count, shorten
+from .._checks import check_choice, check_count
 from .._table import Column, Table
 
 
@@ -252,8 +252,7 @@ class Profile:
             >>> sum(term.amount for term in c.macs_terms) == c.their_macs - c.macs
             True
         """
-        if counter != "thop":
-            raise ValueError(f"unknown counter {shorten(counter)}; a profile can be checked against 'thop'; pass that")
+        check_choice("counter", counter, ("thop",))
         if self.counter != "convzoo" or self._source is None:
             raise ValueError(
                 f"check compares convzoo's own figures, and these are {self.counter}'s or were stored and read again; "

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._checks import check_count, shorten
+from .._checks import check_choice, check_count, shorten
 from .._modules import private_copy, unwrap
 from .inputs import Inputs
 from .result import Profile
@@ -43,8 +43,9 @@ def check_options(options: dict[str, Any]) -> None:
             check_count(name, value)
         elif isinstance(value, str) or not isinstance(value, (tuple, list)):
             raise TypeError(f"{name} is a tuple of names, got {shorten(value)}; the names are {', '.join(known)}")
-        elif unknown := [each for each in value if each not in known]:
-            raise ValueError(f"{name} has no {shorten(unknown[0])}; pass names out of {', '.join(known)}")
+        else:
+            for each in value:
+                check_choice(f"each of {name}", each, known)
 
 
 def torchinfo_summary(ours: Profile, model: nn.Module, inputs: Inputs, options: dict[str, Any]) -> Any:
