@@ -74,9 +74,11 @@ def main() -> None:
 
     for name in NETS:
         model = convzoo.create_model(name, pretrained=True)
-        print(
-            f"{name} on MNIST's test digits: {evaluate(model, data):.2f} %, published {model.weights.metrics['top1']} %"
-        )
+        try:
+            accuracy = evaluate(model, data)
+        except ValueError as error:  # not the pictures that it should hold
+            sys.exit(str(error))
+        print(f"{name} on MNIST's test digits: {accuracy:.2f} %, published {model.weights.metrics['top1']} %")
 
 
 if __name__ == "__main__":

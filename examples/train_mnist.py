@@ -24,9 +24,13 @@ from mnist_recipe.options import command_line, make_optimizer, moving_average, p
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 import convzoo
+
+try:
+    from tqdm import tqdm
+except ImportError as error:
+    sys.exit(f'training needs {error.name}; run: pip install ".[data]"')
 
 ABOUT = {
     "classes": list("0123456789"),

@@ -186,6 +186,15 @@ def test_evaluate_of_a_folder(digits, tmp_path, call):
     assert out.strip().removeprefix("net: ") == published.removeprefix("lenet5.mnist: ").split(", published")[0]
 
 
+def test_evaluate_on_a_folder_per_class(tmp_path, call):
+    for digit in (3, 7):
+        (tmp_path / "pictures" / str(digit)).mkdir(parents=True)
+        picture = (EXAMPLES / "digits" / f"{digit}.png").read_bytes()
+        for number in range(2):
+            (tmp_path / "pictures" / str(digit) / f"{number}.png").write_bytes(picture)
+    assert call("evaluate", "--weights", "fcn_gap.mnist", "--data", "pictures").startswith("fcn_gap.mnist: 100.00 %")
+
+
 @pytest.mark.parametrize(
     ("weights", "data", "words"),
     [
@@ -194,13 +203,34 @@ def test_evaluate_of_a_folder(digits, tmp_path, call):
         ("no/folder", ".", "--weights no/folder"),
         ("empty", ".", "empty/config.json"),
         ("foreign", ".", "--weights foreign: its config.json names no architecture"),
+        ("broken", ".", "--weights broken: "),
         ("lenet5.mnist", "nowhere", "nowhere holds no test-"),
+        ("lenet5.mnist", "no_parquet", "no_parquet/test-0.parquet is no parquet file that can be read"),
+        ("lenet5.mnist", "other_columns", "has the columns {'pixels': 'int64', 'label': 'int64'}; it needs image"),
+        ("lenet5.mnist", "label_12", "has the label 12, but the weights know 10 classes"),
+        ("lenet5.mnist", "no_picture", "picture 0 of no_picture/test-0.parquet is no picture that can be read"),
+        ("lenet5.mnist", "cats", "cats/cat is called like none of the weights' classes, 0, 1, 2"),
+        ("lenet5.mnist", "empty_classes", "there is not one picture in empty_classes"),
     ],
 )
 def test_evaluate_refuses_in_one_line(weights, data, words, tmp_path, call):
-    for folder in ("empty", "foreign"):
-        (tmp_path / folder).mkdir()
+    import pyarrow
+    from pyarrow import parquet
+
+    folders = ("empty", "foreign", "broken", "no_parquet", "other_columns", "label_12", "no_picture", "cats/cat")
+    for folder in (*folders, "empty_classes/3"):
+        (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "foreign" / "config.json").write_text('{"model_type": "resnet"}')
+    (tmp_path / "broken" / "config.json").write_text('{"architecture": "lenet5"}')
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"nothing")
+    (tmp_path / "no_parquet" / "test-0.parquet").write_bytes(b"nothing")
+    digit = (EXAMPLES / "digits" / "3.png").read_bytes()
+    for folder, columns in {
+        "other_columns": {"pixels": [1], "label": [1]},
+        "label_12": {"image": [{"bytes": digit}], "label": [12]},
+        "no_picture": {"image": [{"bytes": b"nothing"}], "label": [1]},
+    }.items():
+        parquet.write_table(pyarrow.table(columns), tmp_path / folder / "test-0.parquet")
     with pytest.raises(SystemExit) as refusal:
         call("evaluate", "--weights", weights, "--data", data)
     assert words in refusal.value.code
