@@ -30,10 +30,10 @@ def thousands(count: int) -> str:
 
 
 def where_from(info: convzoo.ModelInfo) -> str:
-    """The paper, as a link where it has an address."""
+    """The paper, as a link where it has an address; that there is none."""
     if info.arxiv:
         return f"[{info.authors} {info.year}](https://arxiv.org/abs/{info.arxiv})"
-    return f"{info.authors} {info.year}" if info.authors else info.source.partition(": ")[0]
+    return f"{info.authors} {info.year}" if info.authors else f"{info.source.partition(': ')[0]} (no paper)"
 
 
 def best(info: convzoo.ModelInfo) -> str:

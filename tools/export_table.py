@@ -1,6 +1,7 @@
 """Which ways out of PyTorch work for which family: the table in docs/howto/export.md, tried net by net.
 
     python tools/export_table.py                    # prints the table; ONNX and OpenVINO need their packages
+    python tools/export_table.py --one              # the smallest net of each family
     python tools/export_table.py --pattern "resnet*"
 
 Every net is tried as it is and optimised for inference, at a small image size; what comes out must give the logits of
@@ -119,7 +120,7 @@ def attempt(way: Way, model: nn.Module, x: Tensor) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pattern", default="*", help="shell wildcards over the names")
-    parser.add_argument("--one", action="store_true", help="one net a family")
+    parser.add_argument("--one", action="store_true", help="the smallest net of each family")
     parser.add_argument("--ways", default=",".join(WAYS), help="some of them, by commas")
     args = parser.parse_args()
     ways = {way: WAYS[way] for way in args.ways.split(",")}
@@ -128,25 +129,27 @@ def main() -> None:
         if absent:
             print(f"{way} is left out: no package {', '.join(absent)}")
             del ways[way]
-    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    names = convzoo.list_models(args.pattern)
-    if args.one:
-        names = list({convzoo.model_info(name).family: name for name in reversed(names)}.values())
-    for name in names:
-        family = convzoo.model_info(name).family
-        counts[family]["nets"] += 1
-        model, x = small(name)
-        for kind, net in (("plain", model), ("optimised", convzoo.optimize_for_inference(model))):
-            for way, (function, _) in ways.items():
-                wrong = attempt(function, net, x)
-                counts[family][f"{way} {kind}"] += not wrong
-                if wrong:
-                    print(f"{name}, {kind}, {way}: {wrong[:150]}", flush=True)
+    families: dict[str, list[str]] = {}
+    for name in convzoo.list_models(args.pattern):
+        families.setdefault(convzoo.model_info(name).family, []).append(name)
+    wrongs: list[str] = []
     print("| family | nets | " + " | ".join(ways) + " |")
-    print("| --- | ---: |" + " ---: |" * len(ways))
-    for family, count in sorted(counts.items()):
-        cells = (f"{count[f'{way} plain']}, {count[f'{way} optimised']}" for way in ways)
-        print(f"| {family} | {count['nets']} | " + " | ".join(cells) + " |")
+    print("| --- | ---: |" + " ---: |" * len(ways), flush=True)
+    for family, names in sorted(families.items()):
+        if args.one:
+            names = [min(names, key=lambda name: convzoo.model_info(name).params)]
+        counts: collections.Counter[tuple[str, str]] = collections.Counter()
+        for name in names:
+            model, x = small(name)
+            for kind, net in (("plain", model), ("optimised", convzoo.optimize_for_inference(model))):
+                for way, (function, _) in ways.items():
+                    wrong = attempt(function, net, x)
+                    counts[way, kind] += not wrong
+                    if wrong:
+                        wrongs.append(f"{name}, {kind}, {way}: {wrong[:150]}")
+        cells = (f"{counts[way, 'plain']}, {counts[way, 'optimised']}" for way in ways)
+        print(f"| {family} | {len(names)} | " + " | ".join(cells) + " |", flush=True)
+    print("\n" + "\n".join(wrongs))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,15 @@ def run(*arguments, cwd):
     return done.stdout
 
 
+def refused(script, *arguments, cwd, path=ROOT):
+    """What a script that gives up writes to standard error; ``path`` comes first where modules are looked for."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{path}{os.pathsep}{ROOT / 'src'}"}
+    command = [sys.executable, EXAMPLES / script, *arguments]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stderr
+
+
 @pytest.fixture
 def call(tmp_path, monkeypatch):
     """Calls a script's ``main`` in ``tmp_path`` and returns what it prints; on one thread, as ``run`` does."""
@@ -235,6 +244,45 @@ def test_evaluate_refuses_in_one_line(weights, data, words, tmp_path, call):
         call("evaluate", "--weights", weights, "--data", data)
     assert words in refusal.value.code
     assert "\n" not in refusal.value.code
+
+
+def test_train_own_images_and_the_command_that_it_names(tmp_path):
+    import shlex
+
+    from PIL import Image, ImageDraw
+
+    for name, shape in (("circle", "ellipse"), ("square", "rectangle")):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(15):
+            picture = Image.new("RGB", (40, 36), "white")
+            corner = (4 + number % 5, 2 + number % 3)
+            getattr(ImageDraw.Draw(picture), shape)((*corner, corner[0] + 25, corner[1] + 25), fill="black")
+            picture.save(tmp_path / "pictures" / name / f"{number}.png")
+    options = ["--model", "fcn_gap", "--size", 28, "--epochs", 4, "--out", "run"]
+    out = run(EXAMPLES / "train_own_images.py", "pictures", *options, cwd=tmp_path)
+    assert out.count("epoch ") == 4
+    model = convzoo.create_model("fcn_gap", pretrained=tmp_path / "run")
+    assert model.weights.classes == ("circle", "square")
+    assert model.weights.metrics["n"] == 6
+    assert (tmp_path / "run" / "training.png").stat().st_size > 5_000
+
+    command = shlex.split(out.partition("use it: python ")[2].replace("PICTURE...", "pictures/circle/0.png"))
+    assert "circle" in run(*command, cwd=tmp_path)
+    assert "holds 0 folders with 0 pictures; it needs 2 and 10" in refused("train_own_images.py", "run", cwd=tmp_path)
+
+
+def test_pictures_of_the_zoo_and_of_the_maps(tmp_path, call):
+    assert call("params_vs_macs", "--pattern", "lenet*").strip() == str(Path("out", "params_vs_macs.png"))
+    assert call("cam_gallery", "--weights", "lenet5.mnist").strip() == str(Path("out", "cam_gallery.png"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cam_gallery.png", "params_vs_macs.png"]
+
+
+@pytest.mark.parametrize("script", ["evaluate", "train_mnist"])
+def test_a_missing_library_is_named_in_one_line(script, tmp_path):
+    (tmp_path / "tqdm.py").write_text("raise ImportError('no', name='tqdm')")
+    words = refused(f"{script}.py", "--weights", "lenet5", cwd=tmp_path, path=tmp_path)
+    assert words.endswith('needs tqdm; run: pip install ".[data]"\n')
+    assert words.count("\n") == 1
 
 
 def test_demo(digits, tmp_path):

@@ -1,6 +1,6 @@
 """A series of plain CNNs, one trick at a time: what does batch norm do, what a leaky ReLU, what pooling?
 
-From a published ablation rather than a paper. The first net has six 5x5 convolutions (64-128-256-512-1024-1024) with
+No paper describes them. The first net has six 5x5 convolutions (64-128-256-512-1024-1024) with
 sigmoids, five of them followed by 2x2 max-pooling, and a hidden layer of 1024. The second adds batch norm behind every
 convolution. Each of the others adds one more trick to the second; the last has them all.
 
@@ -180,4 +180,4 @@ class AblationCNN(Classifier):
         return x if pre_logits else self.fc(x)
 
 
-register(AblationCNN, VARIANTS, family="ablation", source="a published ablation series")
+register(AblationCNN, VARIANTS, family="ablation", source="an ablation series: one trick at a time")

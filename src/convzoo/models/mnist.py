@@ -258,6 +258,6 @@ register(
     family="mnist",
     source="pytorch/examples: https://github.com/pytorch/examples/blob/main/mnist/main.py",
 )
-register(BasicCNN, BASIC_CNN, family="mnist", source="published experiments on MNIST: plain convolutions")
-register(InceptionCNN, INCEPTION_CNN, family="mnist", source="published experiments on MNIST: inception blocks")
-register(ResidualCNN, RESIDUAL_CNN, family="mnist", source="published experiments on MNIST: residual blocks")
+register(BasicCNN, BASIC_CNN, family="mnist", source="experiments on MNIST: plain convolutions")
+register(InceptionCNN, INCEPTION_CNN, family="mnist", source="experiments on MNIST: inception blocks")
+register(ResidualCNN, RESIDUAL_CNN, family="mnist", source="experiments on MNIST: residual blocks")

@@ -1,8 +1,8 @@
 """Small nets for digits that end in global average pooling instead of flattening their maps.
 
 ``fcn_gap``: three convolutions, pooled (Lin et al. 2013, arXiv:1312.4400), with one of three heads. ``mnist_resnet``:
-residual blocks (He et al. 2015, arXiv:1512.03385) at the full resolution of the digits. Both end a series of
-published experiments on MNIST that ``mnist.py`` begins. Departures: none is known.
+residual blocks (He et al. 2015, arXiv:1512.03385) at the full resolution of the digits. Both end the series
+of experiments on MNIST that ``mnist.py`` begins, and have no paper. Departures: none is known.
 """
 
 from __future__ import annotations
@@ -159,5 +159,5 @@ class MnistResNet(MnistClassifier):
         return x if pre_logits else self.fc(x)
 
 
-register(FcnGap, FCN_GAP, family="mnist", source="published experiments on MNIST: global average pooling")
-register(MnistResNet, MNIST_RESNET, family="mnist", source="published experiments on MNIST: residual blocks")
+register(FcnGap, FCN_GAP, family="mnist", source="experiments on MNIST: global average pooling")
+register(MnistResNet, MNIST_RESNET, family="mnist", source="experiments on MNIST: residual blocks")

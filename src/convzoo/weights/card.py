@@ -120,9 +120,9 @@ def body(model: Classifier, info: WeightInfo) -> str:
 def _origin(about: Mapping[str, Any]) -> str:
     """Where the architecture is from: its paper, or where else it is described."""
     paper = str(about["paper"] or "")
-    if not paper or paper.startswith("none"):
-        described = paper.partition(": ")[2] or about["source"]
-        return f"The architecture has no paper of its own: {escape(described)}."
+    if not paper:
+        source = f": {escape(about['source'])}" if about["source"] else ""
+        return f"The architecture has no paper of its own{source}."
     parts = (escape(about["authors"] or ""), f"*{escape(paper)}*", about["year"])
     arxiv = f" ([arXiv:{about['arxiv']}](https://arxiv.org/abs/{about['arxiv']}))" if about["arxiv"] else ""
     return f"The architecture: {', '.join(str(part) for part in parts if part)}{arxiv}."
