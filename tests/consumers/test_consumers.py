@@ -12,7 +12,8 @@ from torch.nn import functional as F
 import convzoo
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = re.findall(r'```python title="(\w+)"\n(.*?)```', (ROOT / "docs/howto/trainers.md").read_text(), re.DOTALL)
+PAGES = "".join((ROOT / "docs" / "howto" / page).read_text() for page in ("trainers.md", "own_images.md"))
+RECIPES = re.findall(r'```python title="(\w+)"\n(.*?)```', PAGES, re.DOTALL)
 pytestmark = [pytest.mark.consumers, pytest.mark.filterwarnings("ignore")]
 
 
@@ -27,6 +28,20 @@ def test_recipes_run_as_the_page_has_them(library, code, data, tmp_path, monkeyp
     pytest.importorskip(library)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, library, "exec"), {"data": data})
+
+
+def test_the_transform_of_the_page_is_ours():
+    """What torchvision's v2 makes of a picture, built as the page on own pictures has it, is what ours makes."""
+    pytest.importorskip("torchvision")
+    from PIL import Image
+
+    scope: dict[str, object] = {}
+    exec(dict(RECIPES)["torchvision"], scope)
+    with Image.open(ROOT / "examples/digits/3.png") as digit:
+        picture = digit.convert("RGB").resize((90, 70))
+    wanted = scope["net"].transform(picture)
+    assert scope["training"](picture).shape == wanted.shape
+    torch.testing.assert_close(scope["measuring"](picture), wanted, rtol=0, atol=0.05)
 
 
 def test_trainer_takes_a_net_as_it_is_and_logs_its_config(data, tmp_path):
