@@ -39,17 +39,23 @@ splits = {"train": [f for i, f in enumerate(files) if i % 5], "test": files[::5]
 
 # The net, and how it reads a picture: from weights as they were trained, else as said here.
 torch.manual_seed(0)
-if args.weights:
-    model = convzoo.create_model(args.weights, num_classes=len(classes), pretrained=True)
-else:
-    stem = {"stem": "small"} if args.size < 96 and "stem" in convzoo.model_info(args.model).options else {}
-    model = convzoo.create_model(args.model, num_classes=len(classes), in_chans=3, img_size=args.size, **stem)
-    model.transform = convzoo.transform(args.size, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+try:
+    if args.weights:
+        model = convzoo.create_model(args.weights, num_classes=len(classes), pretrained=True)
+    else:
+        stem = {"stem": "small"} if args.size < 96 and "stem" in convzoo.model_info(args.model).options else {}
+        model = convzoo.create_model(args.model, num_classes=len(classes), in_chans=3, img_size=args.size, **stem)
+        model.transform = convzoo.transform(args.size, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+except (ValueError, convzoo.WeightsError) as error:  # they say what would be right
+    raise SystemExit(str(error)) from None
 
 
 def load(file: Path) -> tuple[torch.Tensor, int]:
-    with Image.open(file) as picture:
-        return model.transform(picture), classes.index(file.parent.name)
+    try:
+        with Image.open(file) as picture:
+            return model.transform(picture), classes.index(file.parent.name)
+    except OSError as error:
+        raise SystemExit(f"{file} is no picture that can be read: {error}") from None
 
 
 loaded = {name: [load(file) for file in split] for name, split in splits.items()}  # small sets fit into memory

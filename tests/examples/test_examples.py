@@ -269,6 +269,12 @@ def test_train_own_images_and_the_command_that_it_names(tmp_path):
     command = shlex.split(out.partition("use it: python ")[2].replace("PICTURE...", "pictures/circle/0.png"))
     assert "circle" in run(*command, cwd=tmp_path)
     assert "holds 0 folders with 0 pictures; it needs 2 and 10" in refused("train_own_images.py", "run", cwd=tmp_path)
+    unknown = refused("train_own_images.py", "pictures", "--model", "resnet19", cwd=tmp_path)
+    assert unknown.startswith("unknown model 'resnet19'; did you mean 'resnet18'")
+    (tmp_path / "pictures" / "circle" / "0.png").write_bytes(b"nothing")
+    broken = refused("train_own_images.py", "pictures", "--model", "fcn_gap", "--size", "28", cwd=tmp_path)
+    assert broken.startswith(f"{Path('pictures', 'circle', '0.png')} is no picture that can be read")
+    assert unknown.count("\n") == broken.count("\n") == 1
 
 
 def test_pictures_of_the_zoo_and_of_the_maps(tmp_path, call):
