@@ -79,6 +79,14 @@ def test_pages_of_the_site_exist():
     assert sorted(nav) == sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
 
 
+def test_the_notebook_is_the_page():
+    """examples/tutorial.ipynb, executed in make docs-test, has the text and the code of docs/start.md."""
+    import notebook
+
+    cells = json.loads(notebook.NOTEBOOK.read_text())["cells"]
+    assert [(cell["cell_type"] == "code", "".join(cell["source"])) for cell in cells] == notebook.parts()
+
+
 def test_reference_has_every_public_name():
     listed = re.findall(r"^::: convzoo\.(\w+)$", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(name for name in convzoo.__all__ if not name.startswith("__"))

@@ -110,13 +110,20 @@ def test_links_lead_somewhere(site, address, page):
                 assert (site / urllib.parse.unquote(place.removeprefix(address).lstrip("/"))).is_file(), (start, link)
 
 
-def test_search_finds_a_word(address, page):
-    page.goto(f"{address}/index.html")
+@pytest.mark.parametrize("served", [True, False], ids=["served", "opened as a file"])
+@pytest.mark.parametrize("word", ["stem", "BibTeX"])
+def test_search_finds_a_word(word, served, site, address, page):
+    page.goto(f"{address}/index.html" if served else (site / "index.html").as_uri())
     page.keyboard.press("/")
-    page.keyboard.type("stem")
-    page.wait_for_selector(".md-search-result__item", timeout=20_000)
+    page.keyboard.type(word)
+    page.wait_for_selector(".md-search-result__item", timeout=60_000)
     found = page.locator(".md-search-result__item").first.inner_text()
-    assert "stem" in found.lower()
+    assert word.lower() in found.lower()
+
+
+def test_a_page_that_is_not_there(site, page):
+    page.goto((site / "404.html").as_uri())
+    assert page.locator("article a[href$='start.html']").count() == 1
 
 
 def test_long_tables_are_sorted_and_filtered(address, page):
@@ -145,15 +152,11 @@ def test_dark_mode_and_copying(address, page):
     assert page.evaluate("() => getComputedStyle(document.body).backgroundColor") != before
 
 
-def test_the_notebook_is_the_tutorial_and_runs():
-    """examples/tutorial.ipynb has the text and code of docs/start.md; executed, no cell fails and a picture shows."""
-    import nbformat
+def test_the_notebook_runs():
+    """docs/start.md, executed as a notebook: no cell fails, and pictures and tables show."""
     import notebook
 
-    kept = nbformat.read(notebook.NOTEBOOK, as_version=4)
-    fresh = notebook.build()
-    assert [cell.source for cell in kept.cells] == [cell.source for cell in fresh.cells]
-    done = notebook.execute(fresh)
+    done = notebook.execute(notebook.build())
     shown = [output for cell in done.cells for output in cell.get("outputs", [])]
     assert all(output.output_type != "error" for output in shown)
     assert any("image/png" in output.get("data", {}) for output in shown)

@@ -7,33 +7,37 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nbformat
-from nbclient import NotebookClient
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, NOTEBOOK = ROOT / "docs" / "start.md", ROOT / "examples" / "tutorial.ipynb"
 
 
-def cells(text: str) -> list[nbformat.NotebookNode]:
-    """The parts of a page, one after the other; Python blocks become code."""
-    parts = re.split(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    code, prose = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
-    made = [(code if index % 2 else prose)(part.strip()) for index, part in enumerate(parts) if part.strip()]
-    for number, cell in enumerate(made):
+def parts() -> list[tuple[bool, str]]:
+    """The page, cell by cell: whether it is code, and its text; links and pictures are the page's."""
+    text = re.sub(r"\]\((?!http)([\w/]+\.(?:md|jpg|png))", r"](../docs/\1", PAGE.read_text())
+    split = re.split(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    return [(index % 2 == 1, part.strip()) for index, part in enumerate(split) if part.strip()]
+
+
+def build() -> NotebookNode:
+    """The page as a notebook, not yet executed."""
+    from nbformat import v4
+
+    cells = [(v4.new_code_cell if code else v4.new_markdown_cell)(text) for code, text in parts()]
+    for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
-    return made
-
-
-def build() -> nbformat.NotebookNode:
-    """The page as a notebook, not yet executed; links lead to the page's neighbours."""
-    text = re.sub(r"\]\((?!http)([\w/]+\.md)", r"](../docs/\1", PAGE.read_text())
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    return nbformat.v4.new_notebook(cells=cells(text), metadata={"kernelspec": kernel})
+    return v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
 
-def execute(notebook: nbformat.NotebookNode, folder: Path = ROOT) -> nbformat.NotebookNode:
-    """Run every cell in ``folder``; what the run itself leaves out of a notebook (times, paths) is left out."""
+def execute(notebook: NotebookNode, folder: Path = ROOT) -> NotebookNode:
+    """Run every cell in ``folder``; what the run itself leaves in a notebook (times, paths) is left out."""
+    from nbclient import NotebookClient
+
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
@@ -42,6 +46,8 @@ def execute(notebook: nbformat.NotebookNode, folder: Path = ROOT) -> nbformat.No
 
 
 def main() -> None:
+    import nbformat
+
     NOTEBOOK.write_text(nbformat.writes(execute(build())) + "\n")
     print(NOTEBOOK.relative_to(ROOT))
 
