@@ -84,7 +84,7 @@ def doors(place, found):
         "num_classes": [0, 1, 7, np.int64(3)], "in_chans": [1, 3], "img_size": [28, (28, 32), [32, 32]],
         "features_only": [True], "out_indices": [(0,), [0, -1], (9,)], "device": ["cpu", "meta", torch.device("cpu")],
         "dtype": [torch.float16, torch.float64], "token": [False], "revision": ["main"], "cache_dir": [str(place)],
-        "mmap": [False], "local_files_only": [True],
+        "mmap": [False], "local_files_only": [True], "verify": [True],
     }  # fmt: skip
     saving = {
         "tag": ["mine"], "classes": [[f"c{number}" for number in range(10)], {"n1": "one"}], "mean": [0.5, [0.5]],
@@ -141,7 +141,7 @@ def doors(place, found):
         "load_weights": (
             convzoo.load_weights,
             {"model": [convzoo.create_model("lenet5"), *models[-3:]], "source": sources},
-            {"layout": ["convzoo", "timm"], "head": [False], "mmap": [False], "unsafe_format": [True]},
+            {"layout": ["convzoo", "timm"], "head": [False], "mmap": [False], "unsafe_format": [True], "verify": [True]},
         ),
         "save_pretrained": (convzoo.save_pretrained, {"model": models, "folder": [place / "saved"]}, saving),
         "forward": (found["lenet5"].__call__, {"x": IMAGES}, {}),

@@ -79,6 +79,7 @@ REFUSED = [
     (("resnet18",), {"dtype": torch.int8}, TypeError, "dtype must be a floating-point torch.dtype, got torch.int8"),
     (("lenet5",), {"pretrained": True, "device": "meta"}, ValueError, "cannot be loaded onto the meta device"),
     (("lenet5",), {"pretrained": True, "mmap": 1}, TypeError, "mmap must be True or False, got 1"),
+    (("lenet5",), {"pretrained": True, "verify": 1}, TypeError, "verify must be True or False, got 1"),
     (("lenet5",), {"pretrained": True, "local_files_only": "no"}, TypeError, "local_files_only must be True or False"),
     (("lenet5",), {"pretrained": True, "cache_dir": 3}, TypeError, "cache_dir must be a path, got 3"),
     (("lenet5",), {"pretrained": True, "revision": 3}, TypeError, "revision must be a string, got 3"),
@@ -175,10 +176,10 @@ def test_numbers_of_numpy():
 
 def test_the_arguments_of_loading_are_in_the_signature():
     given = inspect.signature(convzoo.create_model).parameters
-    named = {"token", "revision", "local_files_only", "cache_dir", "mmap", "device", "dtype"}
+    named = {"token", "revision", "local_files_only", "cache_dir", "mmap", "verify", "device", "dtype"}
     assert all(given[name].kind is inspect.Parameter.KEYWORD_ONLY for name in named)
     model = convzoo.create_model(
-        "lenet5", token=False, revision="main", local_files_only=True, cache_dir="x", mmap=False
+        "lenet5", token=False, revision="main", local_files_only=True, cache_dir="x", mmap=False, verify=True
     )
     assert model.weights is None  # they have no bearing on random weights, so that one call can serve both
 

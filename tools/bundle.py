@@ -22,8 +22,9 @@ import convzoo
 from convzoo import WeightInfo, WeightsNotFound
 from convzoo.weights import entries
 from convzoo.weights.entries import FILE_NAME, OWNER, bundled_path, read_table
-from convzoo.weights.files import replacing, sha256_of, write_text
+from convzoo.weights.files import replacing, write_text
 from convzoo.weights.find import CONFIG_NAME, find_path
+from convzoo.weights.hashes import sha256_of
 from convzoo.weights.publish import LOG_NAME, write_repository
 
 PACKAGE_LIMIT = 16_000_000  # bytes of weights that travel in the package

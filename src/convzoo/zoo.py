@@ -92,6 +92,7 @@ def create_model(
     local_files_only: bool = False,
     cache_dir: str | PathLike[str] | None = None,
     mmap: bool = True,
+    verify: bool = False,
     **options: Any,
 ) -> Classifier:
     """Build a model by name.
@@ -116,6 +117,8 @@ def create_model(
         local_files_only: use what is cached, never the network.
         cache_dir: folder of the cache. None: the Hub client's own.
         mmap: map weight files into memory; False reads them whole, for files that another program may cut short.
+        verify: compare weights with their hash by reading the file, also if that was done before and nobody has
+            written to the file since.
         **options: the architecture's own options; ``model_info(name).options`` lists them.
 
     Returns:
@@ -154,7 +157,7 @@ def create_model(
             from .weights.find import Access
             from .weights.load import create_pretrained
 
-            access = Access(token, local_files_only, cache_dir, revision)
+            access = Access(token, local_files_only, cache_dir, revision, verify)
             model = create_pretrained(name, pretrained, num_classes, in_chans, img_size, options, access, mmap=mmap)
     if features_only:
         model = to_backbone(model, out_indices)

@@ -15,7 +15,8 @@ from helpers.weight_folders import make_folder
 import convzoo
 from convzoo.weights import package
 from convzoo.weights.entries import BUNDLED, read_table
-from convzoo.weights.files import read_metadata, read_tensors, sha256_of
+from convzoo.weights.files import read_metadata, read_tensors
+from convzoo.weights.hashes import sha256_of
 from convzoo.weights.package import bundled_names
 
 ROOT = Path(__file__).resolve().parents[2]

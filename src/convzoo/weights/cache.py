@@ -23,7 +23,8 @@ from pathlib import Path
 
 from .._checks import shorten
 from .errors import WeightsNotFound
-from .files import git_sha1_of, sha256_of
+from .files import git_sha1_of
+from .hashes import sha256_unless_known
 
 ORPHANED = 3600  # seconds after which a partial download that nobody holds a lock on is removed
 
@@ -53,10 +54,17 @@ def check_revision(revision: str) -> str:
     return revision
 
 
-def has_hash(path: Path, stated: str) -> bool:
-    """True if ``path`` is a file whose content has the hash ``stated``: a sha256, or git's."""
+def has_hash(path: Path, stated: str, *, verify: bool = True) -> bool:
+    """True if ``path`` is a file whose content has the hash ``stated``: a sha256, or git's.
+
+    Without ``verify``, one that had it before and has not been changed since is not read.
+    """
     try:
-        return path.is_file() and (sha256_of(path) if len(stated) == 64 else git_sha1_of(path)) == stated
+        if not path.is_file():
+            return False
+        if len(stated) == 64:
+            return sha256_unless_known(path, stated, verify=verify) == stated
+        return git_sha1_of(path) == stated
     except OSError:
         return False
 

@@ -31,6 +31,7 @@ from .errors import (
     WeightsUnavailable,
     WeightsUnsafe,
 )
+from .hashes import sha256_unless_known
 
 SMALL = 1 << 16  # bytes
 MAX_HEADER = 16 << 20  # bytes; a header of 10,000 tensors takes one million
@@ -41,23 +42,14 @@ NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno
 SAFE_PICKLES = (2, 6)  # the torch whose weights_only=True runs no code of the file's (CVE-2025-32434)
 
 
-def sha256_of(path: Path) -> str:
-    """The file's sha256, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def git_sha1_of(path: Path) -> str:
     """The name that git gives the file's content: what the Hub states for files it does not keep in LFS."""
     data = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-def check_hash(path: Path, sha256: str | None, remedy: str) -> None:
-    """Refuse a file whose hash is not the one stated for it.
+def check_hash(path: Path, sha256: str | None, remedy: str, *, verify: bool = False) -> None:
+    """Refuse a file whose hash is not the one stated for it; ``verify`` as in :func:`sha256_unless_known`.
 
     Raises:
         WeightsCorrupted: another hash.
@@ -66,7 +58,7 @@ def check_hash(path: Path, sha256: str | None, remedy: str) -> None:
     if sha256 is None:
         return
     with reading(path):
-        found = sha256_of(path)
+        found = sha256_unless_known(path, sha256, verify=verify)
     if found != sha256:
         raise WeightsCorrupted(f"{_short(path)} has sha256 {found[:12]}..., it should be {sha256[:12]}...; {remedy}")
 

@@ -18,7 +18,8 @@ from . import package
 from .client import check_token, shorten_name
 from .entries import FILE_NAME, OWNER, WeightInfo, all_entries, bundled_path, read_table, unknown
 from .errors import WeightsCorrupted, WeightsError, WeightsForbidden, WeightsNotFound
-from .files import PICKLES, check_hash, read_metadata, refuse_pickle_name, sha256_of
+from .files import PICKLES, check_hash, read_metadata, refuse_pickle_name
+from .hashes import sha256_unless_known
 from .schema import parse_config, read_config, read_info
 
 CONFIG_NAME = "config.json"
@@ -28,16 +29,18 @@ REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@(.+))?", re.S)
 
 @dataclass(frozen=True)
 class Access:
-    """How the Hub is asked: the client's own arguments, with their usual meaning."""
+    """How the Hub is asked: the client's own arguments, with their usual meaning; and whether files are hashed anew."""
 
     token: str | bool | None = field(default=None, repr=False)
     local_files_only: bool = False
     cache_dir: str | os.PathLike[str] | None = None
     revision: str | None = None
+    verify: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token", check_token(self.token))
         check_bool("local_files_only", self.local_files_only)
+        check_bool("verify", self.verify)
         if self.cache_dir is not None:
             check_path("cache_dir", self.cache_dir)
         if self.revision is not None:
@@ -190,7 +193,7 @@ def find_outright(source: str | os.PathLike[str], access: Access) -> Found | Non
         return _find_given_path(Path(source), access)
     if "/" in source:
         repo_id, revision = _split(source, access)
-        return find_in_folders(repo_id, revision) or find_repository(repo_id, revision, access)
+        return find_in_folders(repo_id, revision, access) or find_repository(repo_id, revision, access)
     return None
 
 
@@ -200,7 +203,7 @@ def _find_given_path(path: Path, access: Access) -> Found:
             f"revision={shorten(access.revision)} names a version of a repository of the Hub, and pretrained= the path "
             f"{shorten(str(path))}; leave revision out, or write 'hub:owner/name'"
         )
-    return find_path(path)
+    return find_path(path, verify=access.verify)
 
 
 def _split(source: str, access: Access) -> tuple[str, str | None]:
@@ -225,8 +228,12 @@ def _split(source: str, access: Access) -> tuple[str, str | None]:
     return repo_id, access.revision or revision
 
 
-def find_path(path: Path) -> Found:
+def find_path(path: Path, *, verify: bool = False) -> Found:
     """A folder in a repository's layout, or a ``.safetensors`` file.
+
+    Args:
+        path: of the folder or the file.
+        verify: read the file to hash it, also where its hash is remembered.
 
     Raises:
         WeightsNotFound: nothing there.
@@ -246,9 +253,10 @@ def find_path(path: Path) -> Found:
             )
         _check_file(file)
         if not os.path.lexists(path / CONFIG_NAME):
-            return _bare(file)
+            return _bare(file, verify)
         info = _read_description(path)
-        check_hash(file, info.sha256, f"its {CONFIG_NAME} states another file: get the two of one version")
+        remedy = f"its {CONFIG_NAME} states another file: get the two of one version"
+        check_hash(file, info.sha256, remedy, verify=verify)
         return Found(file, replace(info, source=str(path)))
     refuse_pickle_name(path)
     if kind == NOTHING:
@@ -256,7 +264,7 @@ def find_path(path: Path) -> Found:
             f"there is no file or folder {shown}; give a .safetensors file or a folder that holds one"
         )
     _check_file(path)
-    return _bare(path)
+    return _bare(path, verify)
 
 
 def _read_description(folder: Path, repo_id: str = "") -> WeightInfo:
@@ -265,14 +273,14 @@ def _read_description(folder: Path, repo_id: str = "") -> WeightInfo:
     return read_info(read_config(path), str(path), repo_id=repo_id)
 
 
-def _bare(path: Path) -> Found:
+def _bare(path: Path, verify: bool) -> Found:
     """A file on its own: ours carries its description in its metadata."""
     described = read_metadata(path).get("convzoo")
     if not described:
         return Found(path, None)
     info = read_info(parse_config(described, f"the metadata of {path}"), f"the metadata of {path}")
     entry = read_table()[0].get(info.name)
-    if entry is not None and entry.sha256 == sha256_of(path):
+    if entry is not None and entry.sha256 and sha256_unless_known(path, entry.sha256, verify=verify) == entry.sha256:
         info = entry  # the very file that the table describes, and more fully
     return Found(path, replace(info, source=str(path)))
 
@@ -284,23 +292,25 @@ def find_entry(info: WeightInfo, access: Access) -> Found:
         return find_repository(info.repo_id, access.revision, access)  # as that version describes itself
     inside = bundled_path(name)
     if name in read_table()[0] and inside.is_file():
-        check_hash(inside, info.sha256, "the package is damaged: install convzoo again")
+        check_hash(inside, info.sha256, "the package is damaged: install convzoo again", verify=access.verify)
         return Found(inside, replace(info, source="package"))
     for folder in hub_folders():
         if _holds(folder / name):
-            found = find_path(folder / name)
-            check_hash(found.path, info.sha256, f"remove the folder {found.path.parent}, or get its right version")
+            found = find_path(folder / name, verify=access.verify)
+            if found.info is None or found.info.sha256 != info.sha256:  # else find_path has compared it
+                remedy = f"remove the folder {found.path.parent}, or get its right version"
+                check_hash(found.path, info.sha256, remedy, verify=access.verify)
             return Found(found.path, replace(info, source=str(folder / name)))
     return find_repository(info.repo_id, info.revision, access, info)
 
 
-def find_in_folders(repo_id: str, revision: str | None) -> Found | None:
+def find_in_folders(repo_id: str, revision: str | None, access: Access) -> Found | None:
     """A repository in the folders of ``CONVZOO_WEIGHTS``, which hold one state of each."""
     owned = [repo_id.removeprefix(f"{OWNER}/")] if repo_id.startswith(f"{OWNER}/") else []
     for folder in hub_folders() if revision is None else []:
         for place in (folder / name for name in (repo_id, *owned)):
             if _holds(place):
-                return find_path(place)
+                return find_path(place, verify=access.verify)
     return None
 
 

@@ -110,7 +110,7 @@ class Snapshot:
             if asker is not None and known is None:  # fetched by the client where there are no links
                 stated = stated or self._ask(filename, asker, what)
                 known = stated.etag
-            if known is None or has_hash(path, known):
+            if known is None or has_hash(path, known, verify=self.repository.access.verify):
                 return path
         if asker is None:
             raise self._missing(what, path)
@@ -154,6 +154,6 @@ class Snapshot:
 
         add = partial(self.cache.add, stated.commit, filename, stated.etag, write)
         path = client.in_our_words(add, what, asker.token)
-        if sha256 is not None and not has_hash(path, sha256):
+        if sha256 not in (None, stated.etag) and not has_hash(path, sha256):
             raise wrong
         return path

@@ -180,6 +180,7 @@ def load_weights(
     layout: str | None = None,
     head: bool = True,
     mmap: bool = True,
+    verify: bool = False,
     unsafe_format: bool = False,
 ) -> Model:
     """Put weights into a model that is there, all of them or none.
@@ -197,6 +198,8 @@ def load_weights(
             None: found out.
         head: False leaves the model the last layer that it has, whatever the source has there.
         mmap: map the file while it is read; False: read it whole.
+        verify: compare a described file with its hash by reading it, also if that was done before and nobody has
+            written to the file since.
         unsafe_format: also read files of ``torch.save`` (``.pth``, ``.pt``, ``.bin``, ``.ckpt``), with torch's
             ``weights_only=True``: tensors and plain values, nothing that runs code. A hole in torch's reader is then a
             hole here; files of strangers are better had as ``.safetensors``.
@@ -218,6 +221,7 @@ def load_weights(
         True
     """
     head, mmap = check_bool("head", head), check_bool("mmap", mmap)
+    verify = check_bool("verify", verify)
     unsafe_format = check_bool("unsafe_format", unsafe_format)
     inner = unwrap(model) if isinstance(model, nn.Module) else model
     if not isinstance(inner, Classifier):
@@ -234,7 +238,7 @@ def load_weights(
     elif unsafe_format and Path(source).suffix.lower() in PICKLES:
         tensors, what = read_pickle(Path(source)), f"the weights in {source}"
     else:
-        found = find.find_path(Path(source))
+        found = find.find_path(Path(source), verify=verify)
         info, what = found.info, f"the weights in {source}"
         tensors = read_tensors(found.path, mmap=mmap)
         layout = layout or (info.layout if info else None)

@@ -24,8 +24,9 @@ from . import find, fit, layouts
 from .card import make_card
 from .entries import FILE_NAME, WeightInfo, bundled_path
 from .errors import WeightsError
-from .files import read_tensors, sha256_of, write_tensors, write_text
+from .files import read_tensors, write_tensors, write_text
 from .folder import write_folder
+from .hashes import sha256_of
 from .load import create_pretrained
 from .plain import as_built
 from .schema import check_metrics, make_config, name_classes, read_info
