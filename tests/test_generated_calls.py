@@ -171,7 +171,7 @@ def is_in_words(error):
     """Whether our own code raised it, and not by accident."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     ours = "convzoo" in last.filename and last.line.startswith("raise")
-    return ours and isinstance(error, (TypeError, ValueError, WeightsError)) and len(str(error)) > 10
+    return ours and isinstance(error, (TypeError, ValueError, OSError, WeightsError)) and 10 < len(str(error)) < 2000
 
 
 def run(seed, calls, place):

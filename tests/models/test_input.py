@@ -11,7 +11,7 @@ from torch import nn
 import convzoo
 
 NETS = ("lenet5", "lenet5_1998", "fcn_gap", "mnist_resnet", "resnet18", "vgg11", "googlenet_bn", "inception_v3",
-        "cnn_all_tricks", "alexnet", "t2t_vit_7")  # fmt: skip
+        "cnn_all_tricks", "alexnet", "t2t_vit_7", "t2t_vit_t_14_small")  # fmt: skip
 
 
 def build(name, **options):

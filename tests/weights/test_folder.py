@@ -186,7 +186,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path):
         for limit in (0, 1000, 100_000, 250_000):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
             try:
-                with pytest.raises(OSError, match=r"net cannot be written \(.*what was there is as it was") as error:
+                with pytest.raises(OSError, match=r"net' cannot be written \(.*what was there is as it was") as error:
                     make_folder(folder, seed=1, recipe={"note": ["x" * 100] * 5000})
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -202,6 +202,9 @@ def test_where_nothing_can_be_written(tmp_path):
     for place in (tmp_path / "file", tmp_path / "file" / "net", tmp_path / ("x" * 300), "/proc/no/such"):
         with pytest.raises(OSError, match="cannot be written"):
             make_folder(place)
+    with pytest.raises(OSError, match=r"xxx\.\.\.xxx.*cannot be written") as error:
+        make_folder(tmp_path / ("x" * 100_000))
+    assert len(str(error.value)) < 1000
     assert names(tmp_path) == ["file"]
 
 

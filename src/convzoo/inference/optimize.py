@@ -15,6 +15,7 @@ from .._modules import has_hooks, private_copy, unwrap
 from ..models import Classifier
 from .fuse import Fuser, Part
 from .layers import is_plain, pack
+from .packed import BFLOAT16
 from .trace import Value, record, replace
 
 # How far outputs may be apart, as a share of the largest: what rounding does on the way through a deep net.
@@ -29,6 +30,7 @@ def optimize_for_inference(
     *,
     example: Tensor | tuple[Any, ...] | None = None,
     memory_format: Literal["channels_last", "contiguous"] = "channels_last",
+    dtype: torch.dtype | None = None,
     compile: bool = False,
 ) -> nn.Module:
     """The same function of the images, faster; ``model`` itself is left as it is.
@@ -51,6 +53,9 @@ def optimize_for_inference(
             by itself, and nothing that depends on how they are called is rewritten.
         memory_format: in which order maps are kept in memory: ``"channels_last"``, which the kernels of CPUs and GPUs
             prefer, or ``"contiguous"``.
+        dtype: ``torch.bfloat16`` for a copy that computes in bfloat16, and takes images and gives logits of that type
+            (``fast(images.bfloat16()).float()``; ``fast.preprocess`` makes such images). Logits keep two to three
+            digits. The copy is made in the type of ``model``, compared with it, and converted at the end.
         compile: compile the whole graph with :func:`torch.compile` too; the first call then takes a minute or so.
 
     Returns:
@@ -62,7 +67,9 @@ def optimize_for_inference(
     Raises:
         TypeError: ``model`` is not a module.
         ValueError: an unknown memory format, an example that ``model`` does not take, weights on the meta device, or
-            hooks on a wrapper such as :func:`torch.compile` makes.
+            hooks on a wrapper such as :func:`torch.compile` makes. With ``dtype``: another type, a processor or GPU
+            that has no instructions for it and would be slower, a model that cannot be run on its own kind of images
+            and comes without an example, or one whose outputs in bfloat16 are others.
 
     Warns:
         UserWarning: parts were rewritten, differed from the original on the example, and were put back; or a model of
@@ -82,6 +89,9 @@ def optimize_for_inference(
         )
     check_choice("memory_format", memory_format, ("channels_last", "contiguous"))
     compile = check_bool("compile", compile)
+    check_choice("dtype", dtype, (None, torch.bfloat16))
+    if dtype is not None:
+        check_bfloat16(model)
     if any(is_lazy(tensor) or tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError(
             "optimize_for_inference takes a model with weights, got one whose tensors are on the meta device or wait "
@@ -97,6 +107,8 @@ def optimize_for_inference(
         original = independent_copy(model)
         optimizer = Optimizer(original, memory_format == "channels_last")
         fast = optimizer.run(example)
+        if dtype is not None:
+            fast = optimizer.convert(fast, dtype)
     for text in optimizer.warnings:
         warnings.warn(f"optimize_for_inference: {text}", stacklevel=2)
     fast.optimized_for_inference = True  # type: ignore[assignment] # attributes of modules are typed as tensors
@@ -127,19 +139,40 @@ class Optimizer:
         self.original, self.channels_last = original, channels_last
         self.put_back: dict[str, str] = {}
         self.warnings: list[str] = []
+        self.args: tuple[Any, ...] | None = None
 
     def run(self, example: Any) -> nn.Module:
         """The fastest copy that does what the original does."""
         if any(getattr(torch.nn.modules.module, name, None) for name in GLOBAL_HOOKS):
             self.warnings.append("hooks are registered for all modules, so nothing is rewritten; remove them first")
             return self.original
-        args = self.arguments(example)
+        args = self.args = self.arguments(example)
         if args is None:
             return pack(private_copy(self.original), self.channels_last)
         fast = self.rewrite(args)
         if self.put_back:
             parts = ", ".join(f"{path or 'the whole model'} ({text})" for path, text in self.put_back.items())
             self.warnings.append(f"what differed from the original on the example was put back: {parts}")
+        return fast
+
+    def convert(self, fast: nn.Module, dtype: torch.dtype) -> nn.Module:
+        """``fast`` in ``dtype``, if its outputs are then still the original's up to the rounding of that type."""
+        if self.args is None:
+            raise ValueError(
+                "whether a model computes the same in bfloat16 is seen on an example, and this one was run on none; "
+                "pass example=, what the model takes"
+            )
+        fast = fast.to(dtype)
+        try:
+            actual = run(private_copy(fast), convert_floats(self.args, dtype))
+        except Exception as reason:  # whatever the model's code raises
+            raise ValueError(f"the model does not run in bfloat16: {reason}; leave dtype out") from reason
+        if not is_close(actual, convert_floats(self.expected, dtype)):
+            raise ValueError(
+                f"the model's outputs in bfloat16 differ by more than {TOLERANCES[dtype]:.0%} of the largest from "
+                "those that it should give; leave dtype out"
+            )
+        forget_kernels(fast)
         return fast
 
     def arguments(self, example: Any) -> tuple[Any, ...] | None:
@@ -267,6 +300,25 @@ def run(model: nn.Module, args: tuple[Any, ...]) -> Any:
     """What ``model`` gives for ``args``, which it may change."""
     with autocast_off(args):
         return model(*replace(args, Tensor, torch.clone))
+
+
+def convert_floats(values: Any, dtype: torch.dtype) -> Any:
+    """``values``, tensors or nested, with those of floating point in ``dtype``."""
+    return replace(values, Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+
+
+def check_bfloat16(model: nn.Module) -> None:
+    """Refuse bfloat16 where the device of ``model`` would have to emulate it."""
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    if device.type == "cuda":
+        has_it = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_it = BFLOAT16 if device.type == "cpu" else True
+    if not has_it:
+        raise ValueError(
+            f"bfloat16 would be slower than float32 on this {'processor' if device.type == 'cpu' else 'GPU'}, which "
+            "has no instructions for it as far as torch can tell; leave dtype out"
+        )
 
 
 def is_close(actual: Any, expected: Any) -> bool:

@@ -69,18 +69,26 @@ def find_kernels() -> bool:
     return all(hasattr(owner, name) for owner, name in needed)
 
 
-KERNELS = find_kernels()
+def has_bfloat16() -> bool:
+    """Whether this processor has instructions for bfloat16; without them it is emulated, and slower than float32."""
+    find = getattr(torch.cpu, "get_capabilities", dict)  # not in the older versions of torch
+    return any(find().get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+KERNELS, BFLOAT16 = find_kernels(), has_bfloat16()
 
 
 def can_use_kernels(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels apply to ``x``: plain float32 on the CPU, and nobody looks at the operators."""
+    """Whether the kernels apply to ``x``: plain float32 on the CPU, or bfloat16 where it has instructions for it,
+    and nobody looks at the operators."""
     return bool(
         KERNELS
         and not torch.compiler.is_compiling()
         and type(x) is Tensor
         and x.is_cpu
         and weight.is_cpu
-        and x.dtype is weight.dtype is torch.float32
+        and x.dtype is weight.dtype
+        and (x.dtype is torch.float32 or (BFLOAT16 and x.dtype is torch.bfloat16))
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
         and not torch.is_autocast_enabled("cpu")
         and not torch.jit.is_tracing()
@@ -198,7 +206,11 @@ class PackedConv2d(_Packed, nn.Conv2d):
         geometry: Any = (self.padding, self.stride, self.dilation, self.groups)
         if (self.kernel_size, self.stride, self.dilation, self.groups) == ((3, 3), (1, 1), (1, 1), 1):
             rows, columns = count_tiles(shape, geometry[0])
-            if self.channels_last and is_faster(self.in_channels, self.out_channels, shape[0] * rows * columns):
+            if (
+                self.weight.dtype is torch.float32
+                and self.channels_last
+                and is_faster(self.in_channels, self.out_channels, shape[0] * rows * columns)
+            ):
                 return Winograd(self.weight, self.bias, geometry[0], shape)
         return torch.ops.mkldnn._reorder_convolution_weight(self.weight, *geometry, shape)
 

@@ -56,7 +56,9 @@ def check_kind(model: Classifier, x: Tensor, layer: nn.Module | None) -> None:
             f"{model.config.name} takes one image or more, got a batch of none, {tuple(x.shape)}; leave out the call"
         )
     like = None if layer is None else next(iter(layer._parameters.values()), None)
-    if type(like) is not nn.Parameter or like.ndim < 2:  # sharded, quantised or replicated: its own business
+    if type(like) is not nn.Parameter:  # sharded, quantised or replicated: its own business
+        return
+    if like.ndim < 2 and tuple(like.shape) != getattr(layer, "normalized_shape", None):  # flattened and sharded
         return
     if x.device != like.device:
         raise ValueError(f"{model.config.name} is on {like.device}, got images on {x.device}; {_move(x, like)}")

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from .._checks import shorten
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -45,7 +47,8 @@ def write_folder(folder: Path, write: Callable[[Path], None], first: str, last: 
         reason = error.strerror or str(error) or type(error).__name__
         raise OSError(
             error.errno or errno.EIO,
-            f"{folder} cannot be written ({reason}); what was there is as it was: make room, or choose another folder",
+            f"{shorten(str(folder), 300)} cannot be written ({reason}); what was there is as it was: make room, or "
+            "choose another folder",
         ) from error
 
 
