@@ -33,7 +33,10 @@ def where_from(info: convzoo.ModelInfo) -> str:
     """The paper, as a link where it has an address; that there is none."""
     if info.arxiv:
         return f"[{info.authors} {info.year}](https://arxiv.org/abs/{info.arxiv})"
-    return f"{info.authors} {info.year}" if info.authors else f"{info.source.partition(': ')[0]} (no paper)"
+    if info.authors:
+        return f"{info.authors} {info.year}"
+    source, _, address = info.source.partition(": ")
+    return f"[{source}]({address})" if address.startswith("https:") else "no paper"
 
 
 def best(info: convzoo.ModelInfo) -> str:

@@ -110,7 +110,7 @@ def main() -> None:
     IMG.mkdir(exist_ok=True)
     pictures = {
         "stages": draw_stages(),
-        "params_vs_macs": draw(count("*")),
+        "params_vs_macs": draw(count("*"), stacked=True),
         "accuracy": draw_accuracy(),
         "curves": draw_curves(),
         "filters": convzoo.show_filters(convzoo.create_model("lenet5", pretrained=True)),

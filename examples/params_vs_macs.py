@@ -23,7 +23,7 @@ import convzoo
 
 SMALL = 3e6  # parameters
 PLACES = [(7, -3), (-7, -3), (7, 6), (-7, 6), (7, -12), (-7, -12)]  # points from the dot, nearest first
-PLACES += [(x, y) for far in (16, 26, 38, 52, 68) for x in (9, -9, far, -far) for y in (far, -far - 8)]
+PLACES += [(x, y) for far in (16, 26, 38, 52, 68, 90) for x in (9, -9, far, -far) for y in (far, -far - 8)]
 SAME = 3  # pixels between dots that look like one
 
 
@@ -61,7 +61,7 @@ def write_names(axes: Axes, models: list[tuple[str, float, float]]) -> None:
         if not group:
             continue
         place = axes.transData.inverted().transform(dot)
-        for x, y in PLACES:
+        for number, (x, y) in enumerate([*PLACES, PLACES[0]]):  # where all is taken, over another name
             line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.5} if abs(y) > 12 else None
             text = axes.annotate(
                 together(group), place, (x, y), textcoords="offset points", fontsize=7.5,
@@ -70,20 +70,26 @@ def write_names(axes: Axes, models: list[tuple[str, float, float]]) -> None:
             text.update_positions(renderer)
             box = Text.get_window_extent(text, renderer)  # without the line
             inside = room.x0 < box.x0 and box.x1 < room.x1 and room.y0 < box.y0 and box.y1 < room.y1
-            if inside and not any(box.overlaps(other) for other in taken):
+            if number == len(PLACES) or (inside and not any(box.overlaps(other) for other in taken)):
                 taken.append(box)
                 break
             text.remove()
 
 
-def draw(families: dict[str, list[tuple[str, float, float]]]) -> Figure:
-    """Small nets on the left, large ones on the right: on one scale their names would not fit."""
+def draw(families: dict[str, list[tuple[str, float, float]]], stacked: bool = False) -> Figure:
+    """Small nets on the left, large ones on the right (``stacked``: above and below, for a page): on one scale their
+    names would not fit."""
     everything = [model for models in families.values() for model in models]
     groups = [[model for model in everything if (model[1] < SMALL) == small] for small in (True, False)]
     groups = [group for group in groups if group]
-    figure = Figure(figsize=(5 + 5 * len(groups), 7), dpi=120, layout="constrained")
+    size = (10, 1 + 5 * len(groups)) if stacked else (5 + 5 * len(groups), 7)
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # measures text
-    panels = figure.subplots(1, len(groups), squeeze=False, width_ratios=[2, 5][-len(groups) :])[0]
+    ratios = [2, 5][-len(groups) :]
+    if stacked:
+        panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=ratios)[:, 0]
+    else:
+        panels = figure.subplots(1, len(groups), squeeze=False, width_ratios=ratios)[0]
     handles = {}
     for axes, group in zip(panels, groups, strict=True):
         for index, (family, models) in enumerate(families.items()):
@@ -92,11 +98,12 @@ def draw(families: dict[str, list[tuple[str, float, float]]]) -> Figure:
                 look = {"color": f"C{index % 10}", "marker": "osD"[index // 10], "alpha": 0.85}
                 handles[family] = axes.scatter(*zip(*points, strict=True), s=36, label=family, **look)
         axes.set(xscale="log", yscale="log", xlabel="parameters")
-        axes.margins(0.16, 0.12)
+        axes.margins(0.2 if stacked else 0.16, 0.12)
         axes.grid(alpha=0.3, linewidth=0.5)
-    panels[0].set_ylabel("multiply-accumulates for one image")
+    figure.supylabel("multiply-accumulates for one image", fontsize="medium")
     figure.suptitle("Size against cost, each net at its own image size")
-    figure.legend(handles.values(), handles.keys(), fontsize=8, loc="outside lower center", ncols=len(handles))
+    columns = -(-len(handles) // (2 if stacked else 1))
+    figure.legend(handles.values(), handles.keys(), fontsize=8, loc="outside lower center", ncols=columns)
     figure.draw_without_rendering()
     for axes, group in zip(panels, groups, strict=True):
         write_names(axes, group)

@@ -73,7 +73,7 @@ def names(site):
 
 
 def test_pages_are_readable(site, address, page):
-    """No fault, no table wider than its page, no picture missing, no markup left over, code with colours."""
+    """No fault, no table or code wider than its page, no picture missing, no markup left over, code with colours."""
     for name in names(site):
         page.goto(f"{address}/{name}")
         page.wait_for_load_state("networkidle")
@@ -83,6 +83,9 @@ def test_pages_are_readable(site, address, page):
             return [table.tHead?.innerText, wrap.scrollWidth - wrap.clientWidth]
         }).filter(([_, more]) => more > 1)""")
         assert wide == [], name
+        cut = "() => [...document.querySelectorAll('article .highlight > pre > code')]"
+        cut += ".filter(code => code.scrollWidth - code.clientWidth > 1).map(code => code.innerText)"
+        assert page.evaluate(cut) == [], name
         missing = "() => [...document.images].filter(image => !image.naturalWidth).map(image => image.src)"
         assert page.evaluate(missing) == [], name
         text = page.inner_text("article")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import importlib.util
 import io
 import warnings
@@ -108,7 +109,7 @@ def attempt(way: Way, model: nn.Module, x: Tensor) -> str:
     """Empty where ``way`` gives the model's logits, else what is wrong."""
     wanted = model(x)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # the legacy exporter prints graphs
             warnings.simplefilter("ignore")
             got = way(model, x)
     except Exception as error:  # whatever a tool raises is the answer

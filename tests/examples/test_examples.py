@@ -283,6 +283,15 @@ def test_pictures_of_the_zoo_and_of_the_maps(tmp_path, call):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cam_gallery.png", "params_vs_macs.png"]
 
 
+def test_every_dot_has_its_name():
+    import params_vs_macs
+
+    nets = [(f"net{index}x", 1e7 * 1.01**index, 1e9 * 1.01**index) for index in range(40)]  # there is no room for all
+    figure = params_vs_macs.draw({"one": nets}, stacked=True)
+    written = "\n".join(text.get_text() for axes in figure.axes for text in axes.texts)
+    assert all(name in written for name, _, _ in nets)
+
+
 @pytest.mark.parametrize("script", ["evaluate", "train_mnist"])
 def test_a_missing_library_is_named_in_one_line(script, tmp_path):
     (tmp_path / "tqdm.py").write_text("raise ImportError('no', name='tqdm')")
