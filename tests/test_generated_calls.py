@@ -136,12 +136,13 @@ def doors(place, found):
         "optimize_for_inference": (
             convzoo.optimize_for_inference,
             {"model": models},
-            {"example": IMAGES, "memory_format": ["contiguous", "channels_last"]},
+            {"example": IMAGES, "memory_format": ["contiguous", "channels_last"], "dtype": [torch.bfloat16]},
         ),
         "load_weights": (
             convzoo.load_weights,
             {"model": [convzoo.create_model("lenet5"), *models[-3:]], "source": sources},
-            {"layout": ["convzoo", "timm"], "head": [False], "mmap": [False], "unsafe_format": [True], "verify": [True]},
+            {"layout": ["convzoo", "timm"], "head": [False], "mmap": [False]}
+            | {"unsafe_format": [True], "verify": [True]},
         ),
         "save_pretrained": (convzoo.save_pretrained, {"model": models, "folder": [place / "saved"]}, saving),
         "forward": (found["lenet5"].__call__, {"x": IMAGES}, {}),

@@ -13,6 +13,7 @@ function with torch's own operators. The kernels are private to torch: where the
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -71,7 +72,7 @@ def find_kernels() -> bool:
 
 def has_bfloat16() -> bool:
     """Whether this processor has instructions for bfloat16; without them it is emulated, and slower than float32."""
-    find = getattr(torch.cpu, "get_capabilities", dict)  # not in the older versions of torch
+    find: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # older torch cannot tell
     return any(find().get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
