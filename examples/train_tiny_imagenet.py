@@ -349,4 +349,12 @@ def run(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (ValueError, FileNotFoundError) as error:  # what is wrong with the command or the data, in words
+        sys.exit(str(error))
+    except ImportError as error:
+        sys.exit(f'this needs {error.name}; run: pip install ".[data]"')
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on after the last checkpoint", file=sys.stderr)
+        sys.exit(130)

@@ -27,7 +27,10 @@ def read_split(source: str, split: str) -> tuple[Tensor, Tensor]:
 
         if source.count("/") != 1 or source.startswith((".", "/")):
             sys.exit(f"there is no folder {source}; pass --data a folder of parquet files, or a data set of the Hub")
-        folder = Path(snapshot_download(source, repo_type="dataset", allow_patterns="*.parquet"))
+        try:
+            folder = Path(snapshot_download(source, repo_type="dataset", allow_patterns="*.parquet"))
+        except Exception as error:  # which, depends on the client's version
+            sys.exit(f"{source} cannot be fetched from the Hub ({type(error).__name__}); --data takes a folder too")
     files = sorted(folder.rglob(f"{split}-*.parquet"))
     if not files:
         sys.exit(f"{folder} holds no {split}-*.parquet; pass --data a folder that does, or ylecun/mnist")

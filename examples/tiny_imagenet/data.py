@@ -53,11 +53,16 @@ def find_files(source: str, split: str) -> list[Path]:
     elif source.count("/") == 1 and not source.startswith((".", "/")):
         from huggingface_hub import HfApi, hf_hub_download
 
-        listed = sorted(
-            name for name in HfApi().list_repo_files(source, repo_type="dataset") if name.endswith(".parquet")
-        )
-        names = [name for name in listed if Path(name).name.startswith(f"{split}-")]
-        files = [Path(hf_hub_download(source, name, repo_type="dataset")) for name in names]
+        try:
+            listed = sorted(
+                name for name in HfApi().list_repo_files(source, repo_type="dataset") if name.endswith(".parquet")
+            )
+            names = [name for name in listed if Path(name).name.startswith(f"{split}-")]
+            files = [Path(hf_hub_download(source, name, repo_type="dataset")) for name in names]
+        except Exception as error:  # which, depends on the client's version
+            raise FileNotFoundError(
+                f"{source} cannot be fetched from the Hub ({type(error).__name__}); --data takes a folder too"
+            ) from error
     else:
         raise FileNotFoundError(
             f"there is no folder {source}; --data takes a folder, or owner/name of a set on the Hub"

@@ -164,6 +164,25 @@ def test_more_epochs_and_other_nets_are_refused_in_words(digits, tmp_path, call)
     assert len(json.loads((tmp_path / "run_2" / "log.json").read_text())["held_out_accuracy"]) == 1
 
 
+def test_data_that_cannot_be_had_is_one_line(tmp_path, call, monkeypatch):
+    import huggingface_hub
+    from tiny_imagenet.data import find_files
+
+    def unreachable(*arguments, **options):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", unreachable)
+    words = r"^someone/digits cannot be fetched from the Hub \(ConnectionError\); --data takes a folder too$"
+    with pytest.raises(SystemExit, match=words):
+        call("train_mnist", "--model", "lenet5", "--data", "someone/digits")
+    with pytest.raises(FileNotFoundError, match=words):
+        find_files("someone/digits", "train")
+    nowhere = refused("train_tiny_imagenet.py", "resnet18", "--epochs", "1", "--data", "nowhere", cwd=tmp_path)
+    assert nowhere.startswith("there is no folder nowhere; --data takes a folder")
+    assert nowhere.count("\n") == 1
+
+
 def test_random_parts_lie_inside_the_maps():
     from mnist_recipe.distort import random_part
 
