@@ -69,6 +69,20 @@ def test_trainer_takes_a_net_as_it_is_and_logs_its_config(data, tmp_path):
     assert torch.equal(again(x), net.eval()(x))
 
 
+def test_a_resnet_of_transformers_is_the_same_net():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"embedding_size": 64, "hidden_sizes": [256, 512, 1024, 2048], "depths": [1, 2, 1, 1]}
+    theirs = transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes, num_labels=5)).eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.3, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    ours = convzoo.create_model("resnet50", num_classes=5, depths=(1, 2, 1, 1)).eval()
+    convzoo.load_weights(ours, theirs.state_dict())
+    x = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(ours(x), theirs(x).logits, rtol=1e-4, atol=1e-5)
+
+
 def test_adapters_of_peft(data):
     peft = pytest.importorskip("peft")
     net = convzoo.create_model("resnet18", num_classes=3, depths=(1, 1, 1, 1)).eval()

@@ -177,6 +177,45 @@ def test_tensors_of_the_t2t_vit_authors():
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in model.state_dict().items())
 
 
+def as_transformers(state, before="resnet."):
+    """A ResNet's tensors under the names of transformers' ``ResNetForImageClassification``."""
+    renamed = {}
+    for key, value in state.items():
+        path, _, last = key.rpartition(".")
+        if path in ("conv1", "bn1"):
+            path = f"{before}embedder.embedder." + {"conv1": "convolution", "bn1": "normalization"}[path]
+        elif path == "fc":
+            path = before.removesuffix("resnet.") + "classifier.1"
+        else:
+            stage, block, *layer = path.split(".")
+            kind = "normalization" if layer[0].startswith("bn") or layer[-1] == "1" else "convolution"
+            place = "shortcut" if layer[0] == "downsample" else f"layer.{int(layer[0][-1]) - 1}"
+            path = f"{before}encoder.stages.{int(stage[-1]) - 1}.layers.{block}.{place}.{kind}"
+        renamed[f"{path}.{last}"] = value
+    return renamed
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("before", ["resnet.", "", "model.resnet."])
+def test_tensors_of_transformers(name, before, tmp_path):
+    source = convzoo.create_model(name, num_classes=5, depths=(1, 2, 1, 1))
+    theirs = as_transformers(source.state_dict(), before)
+    assert f"{before}encoder.stages.1.layers.0.shortcut.normalization.running_mean" in theirs
+    for layout in (None, "transformers"):
+        model = convzoo.create_model(name, num_classes=5, depths=(1, 2, 1, 1))
+        convzoo.load_weights(model, theirs, layout=layout)
+        assert all(torch.equal(value, source.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_a_file_of_transformers_for_other_classes(tmp_path):
+    source = convzoo.create_model("resnet18", num_classes=5)
+    (tmp_path / "model.safetensors").write_bytes(save(as_transformers(source.state_dict())))
+    with pytest.warns(UserWarning, match="5"):
+        model = convzoo.create_model("resnet18", num_classes=3, pretrained=tmp_path / "model.safetensors")
+    assert torch.equal(model.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+    assert model.fc.weight.shape == (3, 512)
+
+
 def test_all_or_nothing():
     model = convzoo.create_model("lenet5")
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -196,6 +235,6 @@ def test_what_is_no_state_dict():
     with pytest.raises(TypeError, match="got list"):
         convzoo.load_weights(model, [1])
     with pytest.raises(
-        ValueError, match="unknown layout 'keras'; it is one of convzoo, torchvision, t2t-official, timm"
+        ValueError, match="unknown layout 'keras'; it is one of convzoo, torchvision, t2t-official, timm, transformers"
     ):
         convzoo.load_weights(model, model.state_dict(), layout="keras")

@@ -1,12 +1,14 @@
 """Tensors under other people's names, made ours.
 
 Ours are the names that torchvision and the T2T-ViT authors use, so most files need nothing. timm's ResNets agree;
-its VGGs keep the hidden linear layers as convolutions under other names. Around the names of the tensors stands
-whatever held the model when it was saved: other entries of a checkpoint, and wrappers' names before or inside the keys.
+its VGGs keep the hidden linear layers as convolutions under other names; transformers' ResNets have names of their own.
+Around the names of the tensors stands whatever held the model when it was saved: other entries of a checkpoint, and
+wrappers' names before or inside the keys.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
@@ -22,11 +24,22 @@ State = dict[str, Tensor]
 
 # timm's VGG head: its first two layers are convolutions of 7x7 and 1x1
 TIMM_VGG = {"pre_logits.fc1.": "classifier.0.", "pre_logits.fc2.": "classifier.3.", "head.fc.": "classifier.6."}
+# transformers' ResNet: of a path in it, the path in ours
+STAGE = r"encoder\.stages\.(?P<stage>\d)\.layers\.(?P<block>\d+)\."
+TRANSFORMERS_RESNET = (
+    (re.compile(r"embedder\.embedder\.convolution"), lambda found: "conv1"),
+    (re.compile(r"embedder\.embedder\.normalization"), lambda found: "bn1"),
+    (re.compile(STAGE + r"shortcut\.convolution"), lambda found: f"{_block(found)}.downsample.0"),
+    (re.compile(STAGE + r"shortcut\.normalization"), lambda found: f"{_block(found)}.downsample.1"),
+    (re.compile(STAGE + r"layer\.(\d)\.convolution"), lambda found: f"{_block(found)}.conv{int(found[3]) + 1}"),
+    (re.compile(STAGE + r"layer\.(\d)\.normalization"), lambda found: f"{_block(found)}.bn{int(found[3]) + 1}"),
+)
+EMBEDDER = "embedder.embedder.convolution.weight"  # there is one in every such ResNet
 COUNTER = "num_batches_tracked"  # of a batch norm; older files have none, and only an average over all batches reads it
 DEPTH = 4  # mappings inside mappings that a checkpoint is searched through
 
 
-LAYOUTS = ("convzoo", "torchvision", "t2t-official", "timm")
+LAYOUTS = ("convzoo", "torchvision", "t2t-official", "timm", "transformers")
 AUX_HEADS = ("aux1", "aux2", "AuxLogits")  # in GoogLeNet's and Inception v3's files; a model built without has no use
 
 
@@ -48,10 +61,33 @@ def _from_timm(state: State) -> State:
     return renamed
 
 
+def _block(found: re.Match[str]) -> str:
+    """The path of a block of a ResNet, whose stages we count from 1."""
+    return f"layer{int(found['stage']) + 1}.{found['block']}"
+
+
+def _from_transformers(state: State) -> State:
+    """ResNet: every layer renamed, whatever stands before the names; the rest as it is."""
+    before = next((key.removesuffix(EMBEDDER) for key in state if key.endswith(EMBEDDER)), "")
+    head = before.removesuffix("resnet.") + "classifier.1"
+    renamed: State = {}
+    for key, tensor in state.items():
+        path, _, last = key.rpartition(".")
+        if path == head:
+            path = "fc"
+        for pattern, ours in TRANSFORMERS_RESNET:
+            if path.startswith(before) and (found := pattern.fullmatch(path.removeprefix(before))):
+                path = ours(found)
+        renamed[f"{path}.{last}"] = tensor
+    return renamed
+
+
 def detect(state: State) -> str:
     """Whose names these are, as far as they differ from ours."""
     if any(key.startswith(theirs) for key in state for theirs in TIMM_VGG):
         return "timm"
+    if any(key.endswith(EMBEDDER) for key in state):
+        return "transformers"
     return "torchvision"
 
 
@@ -79,6 +115,8 @@ def convert(source: Mapping[str, Any], model: nn.Module, layout: str | None = No
     layout = layout or detect(state)
     if layout == "timm":
         state = _from_timm(state)
+    elif layout == "transformers":
+        state = _from_transformers(state)
     elif layout == "torchvision":
         state = _without_aux_heads(state, own)
     for key in own:

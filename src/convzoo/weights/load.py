@@ -194,7 +194,8 @@ def load_weights(
             are filled inside. A backbone takes its part of the classifier's tensors.
         source: tensors by name; a checkpoint that holds them, of any framework; or a ``.safetensors`` file or a folder
             that holds one.
-        layout: whose names the tensors have: ``"convzoo"``, ``"torchvision"``, ``"timm"`` or ``"t2t-official"``.
+        layout: whose names the tensors have: ``"convzoo"``, ``"torchvision"``, ``"timm"``, ``"transformers"`` or
+            ``"t2t-official"``.
             None: found out.
         head: False leaves the model the last layer that it has, whatever the source has there.
         mmap: map the file while it is read; False: read it whole.
