@@ -6,6 +6,7 @@ The Hub's client reads its settings when it is imported, so they are set here, b
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 
 HOME = tempfile.TemporaryDirectory(prefix="convzoo-tests-")
@@ -22,6 +23,9 @@ os.environ |= {
 }
 for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "CONVZOO_WEIGHTS"):
     os.environ.pop(name, None)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job; processes that tests start inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 from helpers.hubserver import HubServer, point_client_at  # noqa: E402

@@ -146,3 +146,17 @@ def test_a_table_of_pandas():
     profile = convzoo.profile(convzoo.create_model("lenet5"), (1, 28, 28))
     frame = profile.to_dataframe()
     assert frame["macs"].sum() == profile.macs
+
+
+@pytest.mark.parametrize("name", ["resnet18", "t2t_vit_7", "vgg11"])
+def test_layer_decay_of_timm(name):
+    """timm's function for it gives each stage the rate that ours does."""
+    from timm import optim
+
+    with torch.device("meta"):
+        model = convzoo.create_model(name)
+    apart = model.no_weight_decay()  # create_optimizer_v2 asks for it
+    theirs = optim.param_groups_layer_decay(model, 0.05, apart, layer_decay=0.5)
+    scale = {id(each): (group["lr_scale"], group["weight_decay"]) for group in theirs for each in group["params"]}
+    ours = convzoo.parameter_groups(model, 1.0, layer_decay=0.5, weight_decay=0.05)
+    assert {id(each): (group["lr"], group["weight_decay"]) for group in ours for each in group["params"]} == scale
