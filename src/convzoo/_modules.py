@@ -189,7 +189,7 @@ class ModuleCopier:
     def value(self, value: Any) -> Any:
         """The copy of any value: of containers and objects too, with the copies of modules and tensors in them."""
         kind = type(value)
-        if kind in IMMUTABLE:
+        if kind in IMMUTABLE or (kind is tuple and IMMUTABLE.issuperset(map(type, value))):
             return value
         if id(value) in self._copies:
             return self._copies[id(value)]
@@ -197,8 +197,6 @@ class ModuleCopier:
             return self.module(value, f"({kind.__name__} {len(self._copies)}, not registered)", registered=False)
         if isinstance(value, Tensor):
             return self.tensor(value)
-        if kind is tuple and IMMUTABLE.issuperset(map(type, value)):
-            return value
         if isinstance(value, tuple):
             items = [self.value(each) for each in value]
             return kind(*items) if hasattr(value, "_fields") else tuple(items)

@@ -24,13 +24,16 @@ SMALL_SIDE = 96  # pixels; below it an architecture's options for small images a
 AUTOCAST = frozenset({torch.float32, torch.float16, torch.bfloat16})  # autocast makes one of any of these
 
 
-def check_images(model: Classifier, x: Tensor) -> None:
-    """Raise an explanatory error if ``model`` cannot take ``x``; symbolic tracing and compilation are not disturbed."""
+def check_images(model: Classifier, x: Tensor, *, original: Classifier | None = None) -> None:
+    """Raise an explanatory error if ``model`` cannot take ``x``; symbolic tracing and compilation are not disturbed.
+
+    ``original`` has the same first layer, where that of ``model`` should not be looked at without need.
+    """
     if not isinstance(x, Tensor) or x.is_nested:
         if isinstance(x, fx.Proxy):
             return
         raise TypeError(wrong_type(model, x))
-    layer, shape = entrance(model), x.shape
+    layer, shape = (None if original is None else entrance(original)) or entrance(model), x.shape
     if len(shape) != 4 or (layer is not None and shape[1] != (chans_in(layer) or model.in_chans)):
         raise ValueError(wrong_shape(model, x))
     check_size(model, shape[2], shape[3])

@@ -133,7 +133,7 @@ class AblationCNN(Classifier):
     cam_layer = "stage6"
     stages = {f"stage{stage}": f"stage{stage}" for stage in range(1, 7)}
     feature_layers = tuple(stages)
-    config: AblationConfig
+    _config: AblationConfig
 
     def __init__(self, config: AblationConfig) -> None:
         super().__init__(config, min_size=32, min_size_why="five 2x2 poolings")
@@ -159,7 +159,7 @@ class AblationCNN(Classifier):
         elif isinstance(module, (nn.Conv2d, nn.Linear)):
             if module is self.get_classifier():
                 normal_(module, 0.03)
-            elif self.config.activation == "leaky_relu":
+            elif self._config.activation == "leaky_relu":
                 he_normal_(module)
             else:
                 first = next(layer for layer in self.modules() if isinstance(layer, nn.Conv2d))
@@ -175,7 +175,7 @@ class AblationCNN(Classifier):
         return note(maps, self.stage6(x))  # (N, 1024, H/32, W/32)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        flat = global_pool(features, self.config.global_pool) if self.config.gap else features.flatten(1)
+        flat = global_pool(features, self._config.global_pool) if self._config.gap else features.flatten(1)
         x = self.drop(self.activation(self.fc1(flat)))  # (N, 1024)
         return x if pre_logits else self.fc(x)
 

@@ -127,7 +127,7 @@ class GoogLeNet(Classifier):
     feature_layers = ("conv1", "lrn2", "norm3b", "inception4e", "norm5b")
     stages = {"stem": "maxpool2", "stage1": "norm3b", "stage2": "inception4e", "stage3": "norm5b"}
     auxiliary_heads = ("aux1", "aux2")
-    config: GoogLeNetConfig
+    _config: GoogLeNetConfig
 
     def __init__(self, config: GoogLeNetConfig) -> None:
         smallest = 31 if config.last_pool == "3x3" else 15
@@ -205,7 +205,7 @@ class GoogLeNet(Classifier):
         return self._to_5b(self._to_4d(self._to_4a(x, maps)), maps)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        x = self.dropout(global_pool(features, self.config.global_pool))  # (N, 1024)
+        x = self.dropout(global_pool(features, self._config.global_pool))  # (N, 1024)
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Any:

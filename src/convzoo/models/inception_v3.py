@@ -207,7 +207,7 @@ class InceptionV3(Classifier):
     feature_layers = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c")
     stages = {"stem": "maxpool2", "stage1": "Mixed_5d", "stage2": "Mixed_6e", "stage3": "Mixed_7c"}
     auxiliary_heads = ("AuxLogits",)
-    config: InceptionV3Config
+    _config: InceptionV3Config
 
     def __init__(self, config: InceptionV3Config) -> None:
         super().__init__(config, min_size=75, min_size_why="five halvings without padding")
@@ -274,7 +274,7 @@ class InceptionV3(Classifier):
         return self._to_7c(self._to_6e(x, maps), maps)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        x = self.dropout(global_pool(features, self.config.global_pool))  # (N, 2048)
+        x = self.dropout(global_pool(features, self._config.global_pool))  # (N, 2048)
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Any:

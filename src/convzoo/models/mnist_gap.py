@@ -57,7 +57,7 @@ class FcnGap(MnistClassifier):
 
     num_features = 48
     stages = {"stage1": "relu1", "stage2": "relu2", "stage3": "relu3"}
-    config: FcnGapConfig
+    _config: FcnGapConfig
 
     def __init__(self, config: FcnGapConfig) -> None:
         super().__init__(config, min_size=7, min_size_why="three unpadded 3x3 convolutions")
@@ -79,26 +79,26 @@ class FcnGap(MnistClassifier):
         self.fc = self.make_classifier(config.num_classes)
 
     def make_classifier(self, num_classes: int) -> nn.Module:
-        if num_classes == 0 or self.config.head == "linear":
+        if num_classes == 0 or self._config.head == "linear":
             return super().make_classifier(num_classes)
-        return nn.Conv2d(48, num_classes, 3 if self.config.head == "conv_then_gap" else 1)
+        return nn.Conv2d(48, num_classes, 3 if self._config.head == "conv_then_gap" else 1)
 
     def forward_features(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Tensor:
         self.check_input(x)
         x = note(maps, self.relu1(self.bn1(self.conv1(x))))  # (N, 24, H - 2, W - 2)
         x = note(maps, self.relu2(self.bn2(self.conv2(x))))  # (N, 48, H - 4, W - 4)
-        if self.config.head == "conv_then_gap":
+        if self._config.head == "conv_then_gap":
             return x
         return note(maps, self.relu3(self.bn3(self.conv3(x))))  # (N, 48, H - 6, W - 6)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        if self.config.head == "conv_then_gap" and not pre_logits:
+        if self._config.head == "conv_then_gap" and not pre_logits:
             maps = self.fc(self.drop(features))  # a map per class (N, num_classes, H - 6, W - 6)
-            return global_pool(maps, self.config.global_pool)
-        pooled = self.drop(self.norm(global_pool(features, self.config.global_pool)))  # (N, 48)
+            return global_pool(maps, self._config.global_pool)
+        pooled = self.drop(self.norm(global_pool(features, self._config.global_pool)))  # (N, 48)
         if pre_logits:
             return pooled
-        if self.config.head == "gap_then_conv":
+        if self._config.head == "gap_then_conv":
             return self.fc(pooled[:, :, None, None]).flatten(1)
         return self.fc(pooled)
 
@@ -127,7 +127,7 @@ class MnistResNet(MnistClassifier):
     """1x1 convolutions to 64 and 128 maps, residual blocks (one, two) at full size; pooling, LayerNorm, linear."""
 
     num_features = 128
-    config: PooledMnistConfig
+    _config: PooledMnistConfig
     stages = {"stem": "relu1", "stage1": "block1", "stage2": "block3"}
     feature_layers = tuple(stages.values())
 
@@ -155,7 +155,7 @@ class MnistResNet(MnistClassifier):
         return note(maps, self.block3(self.block2(x)))  # (N, 128, H, W)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        x = self.drop(self.norm(global_pool(features, self.config.global_pool)))  # (N, 128)
+        x = self.drop(self.norm(global_pool(features, self._config.global_pool)))  # (N, 128)
         return x if pre_logits else self.fc(x)
 
 

@@ -10,7 +10,6 @@ The model's own ``forward`` is run on meta tensors, which have shapes and no dat
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -79,7 +78,8 @@ def profile(
             "they compute; convzoo.profiling.register_formula adds one",
             stacklevel=2,
         )
-    return replace(ours, _source=Source(model, inputs))
+    object.__setattr__(ours, "_source", Source(model, inputs))  # nobody else has it yet
+    return ours
 
 
 def summary(

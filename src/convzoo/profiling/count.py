@@ -32,7 +32,7 @@ def count(
         with torch.inference_mode(False), torch.no_grad():
             inputs = make_inputs(model, given, input_dtype(recorded.parameters.values(), dtype), batch_dim)
             try:
-                return run(recorded, inputs), inputs
+                return run(recorded, inputs, model_name(unwrap(model))), inputs
             except TypeError:
                 check_arguments(unwrap(model), inputs)
                 raise
@@ -49,13 +49,14 @@ def check_arguments(model: nn.Module, inputs: Inputs) -> None:
         raise TypeError(f"the inputs do not fit {type(model).__name__}.forward{signature}: {error}; {ADVICE}") from None
 
 
-def run(recorded: RecordedModel, inputs: Inputs) -> Profile:
-    """Run the copy of a model under its recorder, and say what was seen."""
+def run(recorded: RecordedModel, inputs: Inputs, name: str) -> Profile:
+    """Run the copy of the model ``name`` under its recorder, and say what was seen."""
     recorder = recorded.recorder
     args, kwargs = map_leaves(fresh, inputs.args), map_leaves(fresh, inputs.kwargs)
-    recorder.keep((args, kwargs))
-    recorder.sparse |= any(stored_numbers(each) is not None for each in tensors_in((args, kwargs)))
-    shape = next(tuple(each.shape) for each in tensors_in((args, kwargs)))
+    tensors = [*tensors_in(args), *tensors_in(kwargs)]
+    recorder.keep(tensors)
+    recorder.sparse |= any(stored_numbers(each) is not None for each in tensors)
+    shape = tuple(tensors[0].shape)
     try:
         with compilation_off(), recorder:
             recorded.root(*args, **kwargs)
@@ -72,11 +73,11 @@ def run(recorded: RecordedModel, inputs: Inputs) -> Profile:
         trainable += parameter.numel() if parameter.requires_grad else 0
         param_bytes += parameter.nbytes if type(parameter) is nn.Parameter else tensor_bytes(parameter)
     return Profile(
-        model=model_name(recorded.root),
+        model=name,
         input_shape=shape,
         params=sum(record.own_params for record in recorded.records),
         trainable_params=trainable,
-        buffers=sum(buffer.numel() for buffer in recorded.buffers.values()),
+        buffers=recorded.buffer_elements,
         macs=recorder.macs,
         uncounted=tuple(sorted(recorder.uncounted)),
         activations=recorder.activations,

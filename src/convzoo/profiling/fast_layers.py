@@ -28,6 +28,12 @@ FAST_LAYERS: dict[type[nn.Module], Callable[[Any], Call | None]] = {
     nn.Tanh: lambda m: (free.activation, ()),
     nn.Dropout: lambda m: (free.in_place, ()),
     nn.Identity: lambda m: (free.in_place, ()),
+    nn.MaxPool2d: lambda m: (
+        free.max_pool,
+        (m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices),
+    ),
+    nn.AvgPool2d: lambda m: (free.avg_pool, (m.kernel_size, m.stride, m.padding, m.ceil_mode)),
+    nn.AdaptiveAvgPool2d: lambda m: (free.adaptive_pool, (m.output_size,)),
     nn.Conv2d: lambda m: (
         (products.convolution, (m._parameters["weight"], None, m.stride, m.padding, m.dilation, m.groups))
         if m.padding_mode == "zeros"
@@ -76,7 +82,10 @@ class FastLayer:
             outer, before = tally.module, tally.macs
             tally.module = record
             with UNRECORDED():
-                output = record.rule(tally, args[0], *record.arguments)
+                try:
+                    output = record.rule(tally, args[0], *record.arguments)
+                except TypeError:  # not the arguments that the rule knows
+                    output = NotImplemented
                 if output is not NotImplemented:
                     if not record.calls:
                         record.input_shape, record.output_shape = args[0].shape, output.shape

@@ -5,8 +5,10 @@ No tensor is ever written to, because the recorder puts twins without memory in 
 
 from __future__ import annotations
 
+import functools
 import types
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,12 +16,15 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .._modules import BACKWARD_HOOKS, FORWARD_HOOKS, ModuleCopier, refuse_script, unwrap
+from ..models import Classifier
+from ..models._input import check_images
 from .fast_layers import FAST_LAYERS, FastLayer, FastLayerRecord
 from .recorder import Recorder
 from .result import Layer
 from .tally import ModuleRecord
 
 PLAIN = (nn.Parameter, Tensor)
+STRIDED = torch.strided
 
 
 class RecordedModel(ModuleCopier):
@@ -36,6 +41,7 @@ class RecordedModel(ModuleCopier):
         self.records: list[ModuleRecord] = []
         self.parameters: dict[int, Tensor] = {}
         self.buffers: dict[int, Tensor] = {}
+        self.buffer_elements = 0
         self._states: list[dict[str, Any]] = []  # the attributes of every copy
         self._no_hooks: dict[str, Any] = {name: OrderedDict() for name in (*FORWARD_HOOKS, *BACKWARD_HOOKS)}
         self.root = self.module(model)
@@ -55,7 +61,9 @@ class RecordedModel(ModuleCopier):
             if call is not None:
                 fast = FastLayerRecord(self.recorder, path, module, call, self.expand)
                 self._take_tensors(module, fast, registered)
-                return self.remember(module, FastLayer(fast))
+                stand_in = self._copies[id(module)] = FastLayer(fast)
+                self._originals.append(module)
+                return stand_in
         refuse_script(module, path)
         record = ModuleRecord(self.recorder, path, type(module).__name__)
         self._take_tensors(module, record, registered)
@@ -68,42 +76,53 @@ class RecordedModel(ModuleCopier):
 
     def _take_tensors(self, module: nn.Module, record: ModuleRecord, registered: bool) -> None:
         self.records.append(record)
-        guarded = self.recorder.guarded
-        for tensors, seen in ((module._parameters, self.parameters), (module._buffers, self.buffers)):
-            for name, tensor in tensors.items():
-                if tensor is None or id(tensor) in seen:
-                    continue
-                if type(tensor) not in PLAIN and is_lazy(tensor):
-                    raise ValueError(
-                        f"{record.path or 'the model'} ({record.type}) is lazy and its {name} has no shape yet; "
-                        "profile takes initialised modules; run one batch through the model first"
-                    )
-                if tensor.is_meta:
-                    guarded.add(id(tensor))
-                if tensor.layout is not torch.strided:
-                    self.recorder.sparse = True
-                if registered:
-                    seen[id(tensor)] = tensor
-                    if seen is self.parameters:
-                        record.own_params += tensor.numel()
+        if parameters := module._parameters:
+            record.own_params = self._take(parameters, self.parameters, record, registered)
+        if buffers := module._buffers:
+            self.buffer_elements += self._take(buffers, self.buffers, record, registered)
+
+    def _take(
+        self, tensors: Mapping[str, Tensor | None], seen: dict[int, Tensor], record: ModuleRecord, registered: bool
+    ) -> int:
+        """Note the tensors that no module before had; the number of their elements that go into the totals."""
+        elements = 0
+        for name, tensor in tensors.items():
+            if tensor is None or (key := id(tensor)) in seen:
+                continue
+            if type(tensor) not in PLAIN and is_lazy(tensor):
+                raise ValueError(
+                    f"{record.path or 'the model'} ({record.type}) is lazy and its {name} has no shape yet; "
+                    "profile takes initialised modules; run one batch through the model first"
+                )
+            if tensor.is_meta:
+                self.recorder.guarded.add(key)
+            if tensor.layout is not STRIDED:
+                self.recorder.sparse = True
+            if registered:
+                seen[key] = tensor
+                elements += tensor.numel()
+        return elements
 
     def tensor(self, tensor: Tensor) -> Tensor:
         """The tensor itself."""
         if tensor.is_meta:
             self.recorder.guarded.add(id(tensor))
-        if tensor.layout is not torch.strided:
+        if tensor.layout is not STRIDED:
             self.recorder.sparse = True
         return tensor
 
     def _recorded(self, module: nn.Module, record: ModuleRecord) -> nn.Module:
         """The copy of one module. What ``nn.Module.__call__`` runs in place of its own code is the record."""
-        fresh: nn.Module = object.__new__(type(module))
+        fresh: Any = object.__new__(type(module))
         state = fresh.__dict__
         state.update(module.__dict__)
         state.update(self._no_hooks)
         for name in ("_parameters", "_buffers", "_modules"):
             state[name] = state[name].copy()
         state["training"], state["_compiled_call_impl"] = False, record
+        if isinstance(module, Classifier) and type(module).check_input is Classifier.check_input:
+            # of the copy it would look at the first layer, for which that would have to be copied too
+            state.setdefault("check_input", functools.partial(check_images, fresh, original=module))
         self._states.append(state)
         self._unfinished.append((module, fresh))
         return fresh
