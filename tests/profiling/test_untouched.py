@@ -121,7 +121,7 @@ def test_nothing_is_left_behind(mode, counter, capfd):
     model.train(mode != "eval")
     model.frozen.eval()
     model.fail = mode == "exception"
-    profile(nn.ReLU(), (3, 4, 4), counter=counter)  # what importing the counter does is not at issue here
+    profile(Stateful(), (3, 8, 8), counter=counter)  # what importing the counter does is not at issue here
     before = snapshot(model)
     capfd.readouterr()
     with warnings.catch_warnings(record=True) as caught:

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .._checks import shorten
-from .._modules import unwrap
+from .._modules import list_modules, unwrap
 from ..models import Classifier
 from .measure import measure, token_order
 from .methods import ATTENTION, WEIGHTINGS
@@ -74,9 +74,9 @@ def check_model(model: object) -> nn.Module:
     model = unwrap(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("a scripted module cannot be looked into; pass the module it was made from")
-    for module in model.modules():
+    for module in list_modules(model):
         for tensor in module._parameters.values():
-            if type(tensor).__name__ in SPREAD:
+            if type(tensor) is not nn.Parameter and type(tensor).__name__ in SPREAD:
                 raise TypeError(
                     f"the parameters of {name_of(model)} are spread over processes (FSDP, DTensor), one process cannot "
                     "explain it; gather them (torch.distributed.checkpoint.state_dict.get_model_state_dict with "

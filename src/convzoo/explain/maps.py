@@ -38,7 +38,7 @@ from .methods import (
     weighted_sum,
 )
 from .result import CAM
-from .run import Pass, check_images, gradients, run_attention
+from .run import Pass, check_images, gradients, is_finite, run_attention
 from .targets import Target, check_target, class_scores, pick_scores
 
 Layer = str | nn.Module
@@ -307,12 +307,15 @@ def _check_maps(model: nn.Module, images: Tensor, answer: _Answer) -> None:
             f"{name_of(model)} at {height}x{width} pixels leaves a single cell at {answer.layer!r}, which shows "
             f"nothing; {', or '.join(remedies) or 'pass an earlier layer'}"
         )
-    if not bool(maps.isfinite().all()):
+    if not is_finite(maps):
         raise ValueError(f"the maps at {answer.layer!r} are not finite: activations or gradients overflow; scale them")
     if answer.classes is None or answer.method not in METHODS:
         return  # what a callable gives may have a sign of its own
+    empty = maps.amax((2, 3)) <= 0
+    if not bool(empty.any()):
+        return
     predicted = answer.classes == class_scores(answer.logits).argmax(1, keepdim=True)
-    empty = ((maps.amax((2, 3)) <= 0) & predicted).any(1)
+    empty = (empty & predicted).any(1)
     if bool(empty.any()):
         warnings.warn(
             f"for {int(empty.sum())} of {len(images)} images no cell of the {answer.method} map at {answer.layer!r} "

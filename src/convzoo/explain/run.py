@@ -8,6 +8,7 @@ parameter of the copy requires one.
 
 from __future__ import annotations
 
+import cmath
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import shorten
-from .._modules import has_hooks, is_autocast_on, private_copy
+from .._modules import copy_inert, is_autocast_on, is_inert, private_copy
 from ..models import Classifier
 from .layers import Reader, check_model, checked, find_layer, is_pooled, name_of, reader, walk
 
@@ -64,12 +65,16 @@ def check_images(model: nn.Module, images: object) -> Tensor:
         model.check_input(images)
     if images.ndim == 0 or images.numel() == 0:
         raise ValueError(f"images have shape {tuple(images.shape)}, which holds none; pass at least one image")
-    # the largest and the least value are NaN if any is; of complex numbers there is no largest
-    extremes = images.flatten() if images.is_complex() else torch.stack(images.aminmax())
-    if not bool(extremes.isfinite().all()):
+    if not is_finite(images):
         bad = [n for n, image in enumerate(images) if not bool(image.isfinite().all())]
         raise ValueError(f"{len(bad)} of {len(images)} images hold NaN or infinity, first number {bad[0]}; clean them")
     return images
+
+
+def is_finite(numbers: Tensor) -> bool:
+    """Whether none of the numbers is NaN or infinite. Their sum is, if one of them is; it may also overflow."""
+    numbers = numbers.detach()
+    return cmath.isfinite(numbers.sum().item()) or bool(numbers.isfinite().all())
 
 
 def mismatch(model: nn.Module, images: Tensor) -> str:
@@ -95,21 +100,6 @@ def mismatch(model: nn.Module, images: Tensor) -> str:
     return f"images are {images.dtype}, the parameters of {name_of(model)} {dtype}; pass images.to({dtype}){scale}"
 
 
-def is_inert(model: nn.Module) -> bool:
-    """Whether running ``model`` changes nothing of it: all its code is the zoo's and torch's own, it is in evaluation
-    mode, has no hooks, and autograd takes its parameters."""
-    for module in model.modules():
-        if (
-            module.training
-            or has_hooks(module)
-            or "forward" in module.__dict__
-            or any(each is not None and each.is_inference() for each in module._parameters.values())
-            or not type(module).__module__.startswith(("convzoo.models.", "torch.nn.modules."))
-        ):
-            return False
-    return True
-
-
 def run(
     model: nn.Module,
     images: Tensor,
@@ -121,9 +111,13 @@ def run(
     """What ``forward`` makes of a private copy of ``model``, with ``hooks`` behind its layers, and ``images``.
 
     Gradients are off in the beginning; a hook may turn them on for what follows it. A model that a run leaves as it is
-    (:func:`is_inert`) needs no copy.
+    (:func:`~convzoo._modules.is_inert`) needs no such copy: for hooks one that shares the most, else none.
     """
-    copied = private_copy(model) if private else model
+    copied = model
+    if private and hooks and is_inert(model):
+        copied = copy_inert(model, {id(model.get_submodule(path)) for path, _ in hooks})
+    elif private:
+        copied = private_copy(model)
     for path, hook in hooks:
         copied.get_submodule(path).register_forward_hook(hook)
     with torch.inference_mode(False), torch.no_grad():  # which both come to an end, whatever the hooks turned on
@@ -256,7 +250,7 @@ def check_logits(logits: object, images: int) -> Tensor:
             f"the model returns {tuple(logits.shape)} for {images} images, cam explains logits (N, classes); "
             "wrap the model in one that returns them"
         )
-    if not bool(logits.isfinite().all()):
+    if not is_finite(logits):
         raise ValueError(
             "the model's logits for these images are NaN or infinite, so there is nothing to explain; look at its "
             "weights, and at the range of the images"
