@@ -126,12 +126,12 @@ def private_copy(model: nn.Module, *, device: str | torch.device | None = None, 
 def is_inert(model: nn.Module) -> bool:
     """Whether running ``model`` changes nothing of it: all its code is the zoo's and torch's own, it is in evaluation
     mode, has no hooks, no module in two places, and tensors that autograd takes."""
-    modules = list_modules(model)
-    for module in modules:
+    modules, seen = [model], {id(model)}
+    for module in modules:  # which becomes longer meanwhile
         state = module.__dict__
         if (
-            state["training"]
-            or not PATCHES.isdisjoint(state)
+            state.get("training", True)  # what wraps compiled code has none of its own
+            or not state.keys().isdisjoint(PATCHES)
             or any(map(state.get, ACTING))
             or not type(module).__module__.startswith(("convzoo.models.", "torch.nn.modules."))
             or type(module).__module__ == "torch.nn.modules.transformer"  # whose activation may be anybody's code
@@ -143,8 +143,13 @@ def is_inert(model: nn.Module) -> bool:
         for buffer in state["_buffers"].values():
             if buffer is not None and buffer.is_inference():
                 return False
-    places = [child for module in modules for child in module._modules.values() if child is not None]
-    return len(places) == len(modules) - 1
+        for child in state["_modules"].values():
+            if child is not None:
+                if id(child) in seen:
+                    return False
+                seen.add(id(child))
+                modules.append(child)
+    return True
 
 
 def copy_inert(module: nn.Module, hooked: Set[int]) -> nn.Module:

@@ -38,8 +38,8 @@ from .methods import (
     weighted_sum,
 )
 from .result import CAM
-from .run import Pass, check_images, gradients, is_finite, run_attention
-from .targets import Target, check_target, class_scores, pick_scores
+from .run import Pass, check_images, gradients, is_finite, run_attention, run_pooled
+from .targets import Target, check_target, class_scores, find_classes, pick_scores
 
 Layer = str | nn.Module
 METHODS = ("auto", "cam", *WEIGHTINGS, *ATTENTION)
@@ -169,7 +169,8 @@ def _choose(
             f"{name_of(model)} does not say which layer to explain, as the zoo's models do; pass layer=, the path of "
             "its last module with maps (cam_layers(model) lists candidates)"
         )
-    own = zoo is not None and layers in ((), (class_map_layer(zoo),))  # where the family's own method applies
+    pooled = class_map_layer(zoo) if zoo is not None else ""
+    own = zoo is not None and layers in ((), (pooled,))  # where the family's own method applies
     if method == "auto":
         method = zoo.cam_method if zoo is not None and own else "hires_cam"
         if method == "cam" and callable(target):
@@ -186,7 +187,7 @@ def _choose(
         if len(layers) > 1:
             raise ValueError("method='cam' explains the layer before the pooling, got several; pass method='hires_cam'")
         if zoo is not None and own:
-            if not class_map_layer(zoo):
+            if not pooled:
                 raise ValueError(_no_class_map(model, ""))
             return method, (gradient_layer(zoo),)
     return method, layers or (gradient_layer(zoo),) if zoo is not None else layers
@@ -215,6 +216,10 @@ def _explain_layers(
     automatic: bool,
 ) -> _Answer:
     """The maps of all other methods: of the linear head behind one layer, or of the gradients at several."""
+    if method == "cam" and reshape is None and isinstance(model, Classifier) and is_pooled(model, layers):
+        answer = _explain_pooled(model, images, target, layers[0])
+        if answer is not None:
+            return answer
     seen = Pass(model, images, layers, reshape)
     logits = seen.logits.detach()
     classes, scores = pick_scores(target, seen.logits)
@@ -241,6 +246,22 @@ def _explain_layers(
     return _Answer(maps, logits, classes, name, ", ".join(layers))
 
 
+def _explain_pooled(model: Classifier, images: Tensor, target: Target, layer: str) -> _Answer | None:
+    """The class activation maps of a net that pools its last maps and applies a linear layer, for which no gradient is
+    needed; None if what follows the maps at ``layer`` is more than that."""
+    features, logits = run_pooled(model, images)
+    if not isinstance(features, Tensor) or features.ndim != 4 or not features.is_floating_point():
+        return None
+    with autocast_off(images.device):
+        classes = find_classes(target, logits)
+        exact = features.to(torch.promote_types(features.dtype, torch.float32))
+        head = _read_head(model.get_classifier(), getattr(model, "norm", None), exact, logits, features.dtype)
+        if head is None:
+            return None
+        maps = head.maps(exact, None if isinstance(target, str) else classes)
+        return _Answer(maps, logits, classes, "cam", class_map_layer(model), head.bias[classes])
+
+
 def _find_head(model: nn.Module, seen: Pass, layer: str) -> LinearHead | None:
     """The linear head behind ``layer``; None if the logits are computed in another way."""
     features, logits = seen.activations(layer), seen.logits.detach()
@@ -254,8 +275,15 @@ def _find_head(model: nn.Module, seen: Pass, layer: str) -> LinearHead | None:
         classifier = next((each for each in reversed(layers) if tuple(each.weight.shape[:2]) == wanted), None)
     if classifier is None:
         return None
-    half = {torch.float16, torch.bfloat16} & {seen.outputs[layer].dtype, logits.dtype}
-    head = linear_head(classifier, norm, features, logits, half=bool(half))
+    return _read_head(classifier, norm, features, logits, seen.outputs[layer].dtype)
+
+
+def _read_head(
+    classifier: nn.Module, norm: nn.Module | None, features: Tensor, logits: Tensor, dtype: torch.dtype
+) -> LinearHead | None:
+    """The linear head that ``classifier`` is for features that were computed in ``dtype``; None if it is none."""
+    half = not {torch.float16, torch.bfloat16}.isdisjoint((dtype, logits.dtype))
+    head = linear_head(classifier, norm, features, logits, half=half)
     return None if head is None else head.for_classes()
 
 

@@ -206,6 +206,18 @@ class Pass:
             yield {path: self._readers[path](gradient) for path, gradient in pairs}
 
 
+def run_pooled(model: Classifier, images: Tensor) -> tuple[Any, Tensor]:
+    """The last maps of one of the zoo's nets, and its logits (N, classes), without a graph."""
+
+    def forward(copied: Any, images: Tensor) -> Any:
+        features = copied.forward_features(images)
+        # whatever follows may overwrite its input
+        return features, copied.forward_head(features.clone() if isinstance(features, Tensor) else features)
+
+    features, logits = run(model, images, [], forward, private=not is_inert(model))
+    return features, check_logits(logits, len(images))
+
+
 def run_attention(model: nn.Module, images: Tensor, *, differentiable: bool) -> tuple[Tensor, list[Tensor]]:
     """The logits (N, classes) of a transformer of the zoo, and each block's attention (N, heads, 1 + L, 1 + L) before
     them, with a graph between where ``differentiable``."""
