@@ -299,10 +299,15 @@ class ModuleCopier:
             for index, each in enumerate(value):
                 fresh[index] = self.value(each)
         elif isinstance(value, dict):
-            for key, each in value.items():
-                dict.__setitem__(fresh, key, self.value(each))
-        slots = (name for kind in type(value).__mro__ for name in kind.__dict__.get("__slots__", ()))
-        for name in (*getattr(value, "__dict__", ()), *slots):
+            if not IMMUTABLE.issuperset(map(type, value.values())):
+                for key, each in value.items():
+                    dict.__setitem__(fresh, key, self.value(each))
+            if type(value) is dict:
+                return fresh
+        for name, each in list(getattr(value, "__dict__", {}).items()):
+            if type(each) not in IMMUTABLE:
+                object.__setattr__(fresh, name, self.value(each))
+        for name in (name for kind in type(value).__mro__ for name in kind.__dict__.get("__slots__", ())):
             if hasattr(value, name) and type(each := getattr(value, name)) not in IMMUTABLE:
                 object.__setattr__(fresh, name, self.value(each))
         return fresh

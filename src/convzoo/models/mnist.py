@@ -101,7 +101,7 @@ class MnistNet(MnistClassifier):
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.drop2(self.relu3(self.fc1(features.flatten(1))))  # (N, 50)
-        if pre_logits or self.num_classes == 0:
+        if pre_logits or (not isinstance(self.fc2, nn.Linear) and self.num_classes == 0):
             return x
         logits = self.fc2(x)
         return F.log_softmax(logits, 1) if self.log_softmax else logits

@@ -10,6 +10,7 @@ from torch import nn
 
 from .._checks import shorten
 from .._modules import unwrap
+from ..models import Classifier
 from .inputs import ADVICE, Inputs, input_dtype, make_inputs
 from .recorder import Recorder, compilation_off, is_about_meta
 from .result import Profile
@@ -101,6 +102,8 @@ def tensor_bytes(tensor: torch.Tensor) -> int:
 
 def model_name(model: nn.Module) -> str:
     """The name in the zoo, or the class's."""
+    if isinstance(model, Classifier):
+        return model._config.name  # as config has it, which looks at the layers first
     name = getattr(getattr(model, "config", None), "name", None)
     return name if isinstance(name, str) else type(model).__name__
 
