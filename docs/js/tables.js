@@ -13,7 +13,7 @@ function prepare(table) {
   const filter = document.createElement("input");
   filter.type = "search";
   filter.className = "table-filter";
-  filter.placeholder = "Filter rows, such as: resnet mnist";
+  filter.placeholder = "Filter the rows by words";
   filter.setAttribute("aria-label", "Filter the rows of the table");
   filter.addEventListener("input", () => {
     const words = filter.value.toLowerCase().split(/\s+/);
