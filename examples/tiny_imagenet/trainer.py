@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -102,7 +103,10 @@ def lr_factor(step: int, steps: int, warmup: float) -> float:
 
 
 class Average:
-    """The exponential moving average of a model's weights and batch-norm statistics; young averages forget faster."""
+    """The exponential moving average of a model's weights and batch-norm statistics; young averages forget faster.
+
+    Its age is counted from the last change of the images' size: statistics of maps of another size are not its own.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay = copy.deepcopy(model).eval().requires_grad_(False), decay
@@ -110,8 +114,8 @@ class Average:
             [value for value in net.state_dict().values() if value.is_floating_point()] for net in (self.model, model)
         )
 
-    def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
+    def update(self, age: int) -> None:
+        decay = min(self.decay, (1 + age) / (10 + age))
         get_ema_multi_avg_fn(decay)(self.mine, self.theirs, None)
 
 
@@ -240,8 +244,11 @@ class Trainer:
 
     def side(self, step: int) -> int | None:
         """The size of the images that the net is trained on in ``step``; None for their own."""
-        early = self.args.small and step < self.args.small_share * self.steps
-        return self.args.small if early else self.args.size
+        return self.args.small if step < self.first_large() else self.args.size
+
+    def first_large(self) -> int:
+        """The first step on images of full size."""
+        return math.ceil(self.args.small_share * self.steps) if self.args.small else 0
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """This process's part of a step's images, normalised, with labels (n,) and the share (n,) that is theirs."""
@@ -292,7 +299,7 @@ class Trainer:
         if self.recipe.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
-        self.average.update(self.done)
+        self.average.update(self.done - (self.first_large() if self.done >= self.first_large() else 0))
         self.loss_sum += loss.detach()
         self.done += 1
 

@@ -76,6 +76,22 @@ def test_average_follows_the_weights() -> None:
     assert not average.model.training
 
 
+def test_average_begins_anew_with_the_size_of_the_images(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ("--epochs", 1, "--limit", 64, "--small", 24, "--small-share", 0.5, "--option", "depths=[1,1,1,1]")
+    trainer = make_trainer(folder, tmp_path, *small, arch="resnet18")
+    trainer.plan(7)
+    ages, sides = [], []
+    monkeypatch.setattr(trainer.average, "update", ages.append)
+    monkeypatch.setattr(trainer, "batch", lambda step: sides.append(trainer.side(step)) or (None,) * 3)
+    monkeypatch.setattr(trainer, "loss", lambda *_: trainer.model.fc.weight.sum())
+    for _ in range(7):
+        trainer.step()
+    assert sides == [24] * 4 + [None] * 3
+    assert ages == [0, 1, 2, 3, 0, 1, 2]
+
+
 def test_resnets_get_a_small_stem_and_start_as_the_identity(folder: Path, tmp_path: Path) -> None:
     trainer = make_trainer(
         folder, tmp_path, "--epochs", 1, "--limit", 64, "--option", "depths=[1,1,1,1]", arch="resnet18"
