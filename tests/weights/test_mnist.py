@@ -1,13 +1,18 @@
 """The published accuracies, measured again on MNIST's test digits where they are at hand."""
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import convzoo
+from convzoo.inference.packed import BFLOAT16
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("CONVZOO_DATA", ROOT.parent / "shared" / "data")) / "mnist"
@@ -41,3 +46,27 @@ def test_accuracy_is_what_was_published(name):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     measured = float(done.stdout.split(": ")[1].split(" %")[0])
     assert abs(measured - convzoo.weight_info(name).metrics["top1"]) <= 0.01
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The test digits (10,000, 28, 28) and their labels (10,000)."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(next(DATA.glob("test-*.parquet"))).to_pydict()
+    pictures = np.stack([np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in table["image"]])
+    return torch.from_numpy(pictures), torch.tensor(table["label"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs MNIST's parquet files in the folder mnist of CONVZOO_DATA")
+@pytest.mark.skipif(not BFLOAT16, reason="this processor has no instructions for bfloat16")
+@pytest.mark.parametrize("name", NAMES)
+@torch.inference_mode()
+def test_accuracy_stays_in_bfloat16(name, digits):
+    model = convzoo.create_model(name, pretrained=True)
+    right = []
+    for net in (model, convzoo.optimize_for_inference(model, dtype=torch.bfloat16)):
+        answers = [net(net.preprocess(part)).float().argmax(1) for part in digits[0].split(500)]
+        right.append(int((torch.cat(answers) == digits[1]).sum()))
+    print(f"{name}: {right[0] / 100:.2f} %, in bfloat16 {right[1] / 100:.2f} %")
+    assert abs(right[1] - right[0]) <= 5  # of 10,000
