@@ -83,6 +83,25 @@ print(before)
     assert leftovers(tmp_path / "cache") == []
 
 
+def test_a_forked_process_has_a_session_of_its_own(hub, tmp_path, nets):
+    """Whichever client is installed; and the parent's goes on."""
+    pinned, _ = nets
+    code = """
+import os, sys, warnings
+import convzoo
+from convzoo.weights import client
+warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)  # of a process with threads
+load = lambda name: convzoo.create_model("lenet5", pretrained=name, mmap=False).weights.source
+load("someone/net0")
+before = client.session()
+child = os.fork()
+if child == 0:
+    os._exit(client.session() is before)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), client.session() is before, load("someone/net1"))
+"""
+    assert run_python(code, hub, tmp_path / "cache").split() == ["0", "True", pinned[1]]
+
+
 def test_after_a_process_was_killed_half_way_the_next_one_succeeds(hub, tmp_path):
     hub.fault("GET", "cdn", times=1, rate=400_000)
     process = start_python(FETCH, hub, tmp_path / "cache")

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -27,6 +30,7 @@ UNWRITABLE = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG,
 REFUSED, BUSY = (401, 403), (408, 429)
 REDIRECTS = 5
 LONGEST = 20_000  # characters of a traceback
+MAKING = threading.RLock()  # held while a session is made
 
 
 def check_token(token: object) -> str | bool | None:
@@ -264,11 +268,34 @@ def is_transport(error: BaseException, kind: str = "") -> bool:
     return isinstance(error, base)
 
 
-def _library() -> str:
-    """The name of the HTTP library under the client."""
+def session() -> Any:
+    """The session of the client, one for all threads and for this process alone."""
     from huggingface_hub.utils import get_session
 
-    return type(get_session()).__module__.partition(".")[0]
+    close_in_forks()
+    with MAKING:  # or some versions make one for each thread that asks at once, and close the last one only
+        return get_session()
+
+
+@functools.cache
+def close_in_forks() -> None:
+    """Have forked processes begin without this one's session: on connections that they share, each gets answers to
+    what the other asked.
+
+    Before 1.0 the client has sessions for each process; from 1.0 on one for all, which not every version closes in
+    forked ones. Closing it there leaves the connections of this process open, and closing it twice does nothing.
+    """
+    import huggingface_hub
+
+    close = getattr(huggingface_hub, "close_session", None)
+    if close is not None and hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=MAKING.acquire, after_in_parent=MAKING.release, after_in_child=MAKING.release)
+        os.register_at_fork(after_in_child=close)
+
+
+def _library() -> str:
+    """The name of the HTTP library under the client."""
+    return type(session()).__module__.partition(".")[0]
 
 
 def head(address: str, headers: dict[str, str], seconds: float) -> Any:
@@ -277,12 +304,11 @@ def head(address: str, headers: dict[str, str], seconds: float) -> Any:
     Raises:
         Exception: the client's for a status of 400 and above, else of its HTTP library.
     """
-    from huggingface_hub.utils import get_session, hf_raise_for_status
+    from huggingface_hub.utils import hf_raise_for_status
 
-    session: Any = get_session()
     follow = "allow_redirects" if _library() == "requests" else "follow_redirects"
     for _ in range(REDIRECTS):
-        answer = session.request("HEAD", address, headers=headers, timeout=seconds, **{follow: False})
+        answer = session().request("HEAD", address, headers=headers, timeout=seconds, **{follow: False})
         hf_raise_for_status(answer)
         target = urljoin(address, answer.headers.get("Location") or address)
         if not 300 <= answer.status_code < 400 or target == address or not same_host(target, address):
@@ -303,15 +329,14 @@ def stream(address: str, headers: dict[str, str], seconds: float) -> Iterator[tu
     Raises:
         Exception: the client's for a status of 400 and above, else of its HTTP library.
     """
-    from huggingface_hub.utils import get_session, hf_raise_for_status
+    from huggingface_hub.utils import hf_raise_for_status
 
-    session: Any = get_session()
     if _library() == "requests":
-        with session.get(address, headers=headers, timeout=seconds, stream=True) as answer:
+        with session().get(address, headers=headers, timeout=seconds, stream=True) as answer:
             hf_raise_for_status(answer)
             yield answer, answer.iter_content(CHUNK)
     else:
-        asked = session.stream("GET", address, headers=headers, timeout=seconds, follow_redirects=True)
+        asked = session().stream("GET", address, headers=headers, timeout=seconds, follow_redirects=True)
         with asked as answer:
             hf_raise_for_status(answer)
             yield answer, answer.iter_bytes(CHUNK)

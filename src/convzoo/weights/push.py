@@ -126,6 +126,7 @@ def _push(
         raise WeightsNotFound(f"the folder {folder} has no {CONFIG_NAME}; write it with save_pretrained")
     target = repo_id or f"{OWNER}/{info.name}"
     client.check_stored_token(token)
+    client.close_in_forks()
     about = user_agent()
     api = HfApi(token=token, **about)
 

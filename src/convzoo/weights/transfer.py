@@ -92,14 +92,13 @@ def ask(repo_id: str, filename: str, revision: str, asker: Asker, what: str) -> 
         WeightsError: it cannot be asked, or refuses, or answers what no Hub would.
     """
     from huggingface_hub import constants, hf_hub_url
-    from huggingface_hub.utils import get_session
 
     question = hf_hub_url(repo_id, filename, revision=revision)
     probe = min(PROBE_SECONDS, constants.HF_HUB_ETAG_TIMEOUT)
     longest = ATTEMPTS * (constants.HF_HUB_ETAG_TIMEOUT + 2) if asker.patient else probe
 
     def asked() -> Stated:
-        get_session()  # which takes its time, once, and not the server's
+        client.session()  # which takes its time, once, and not the server's
         stated = _read(watch(lambda beat: _ask(question, probe, asker), longest), revision, what)
         pinned = hf_hub_url(repo_id, filename, revision=stated.commit)  # the branch may move any time
         location = pinned if stated.location == question else stated.location
