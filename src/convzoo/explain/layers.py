@@ -307,3 +307,31 @@ def _grid(cells: int, height: int, width: int) -> tuple[int, int] | None:
     if rows < 1 or cells % rows or rows * width != cells // rows * height:
         return None
     return rows, cells // rows
+
+
+def no_class_map(model: nn.Module, layer: str) -> str:
+    """Why ``method="cam"`` does not work here."""
+    works = "attention" if gives_attention(model) else "hires_cam"
+    if layer and not is_pooled(model, (layer,)):
+        return (
+            f"{name_of(model)} has no class activation map at {layer!r}: it needs global average pooling followed by "
+            f"one linear layer right behind it; pass method='{works}'"
+        )
+    return (
+        f"{name_of(model)} has no class activation map: it needs global average pooling followed by one linear layer, "
+        f"and this head does more; pass method='{works}', or leave the method out"
+    )
+
+
+def no_gradient(model: nn.Module, layer: str) -> str:
+    """Why a gradient method does not work at ``layer``."""
+    text = f"the logits of {name_of(model)} have no gradient at {layer!r}"
+    if gives_attention(model):
+        norm = cam_layers(model)["hires_cam"][0]
+        return (
+            f"{text}: only the class token is read behind the last attention, so the other tokens no longer count; "
+            f"pass layer={norm!r} or an earlier block's norm1, or method='attention'"
+        )
+    return (
+        f"{text} for these images (units that are all off, or a layer behind which nothing follows); pass another layer"
+    )

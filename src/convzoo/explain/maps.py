@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from .._checks import check_count, shorten
 from .._modules import autocast_off
 from ..models import Classifier
+from .head import find_head, read_head
 from .layers import (
-    cam_layers,
     check_model,
     class_map_layer,
     earlier_layers,
@@ -23,15 +23,15 @@ from .layers import (
     is_pooled,
     name_of,
     names_layers,
+    no_class_map,
+    no_gradient,
 )
 from .methods import (
     ATTENTION,
     WEIGHTINGS,
-    LinearHead,
     Method,
     apply_method,
     average_layers,
-    linear_head,
     relevance,
     rollout,
     weigh_constant,
@@ -188,7 +188,7 @@ def _choose(
             raise ValueError("method='cam' explains the layer before the pooling, got several; pass method='hires_cam'")
         if zoo is not None and own:
             if not pooled:
-                raise ValueError(_no_class_map(model, ""))
+                raise ValueError(no_class_map(model, ""))
             return method, (gradient_layer(zoo),)
     return method, layers or (gradient_layer(zoo),) if zoo is not None else layers
 
@@ -226,14 +226,14 @@ def _explain_layers(
     with autocast_off(images.device):
         head = None
         if classes is not None and (method == "cam" or (isinstance(method, str) and is_pooled(model, layers))):
-            head = _find_head(model, seen, layers[0])
+            head = find_head(model, seen, layers[0])
         if method == "cam" and head is not None and classes is not None:
             name = class_map_layer(model) if isinstance(model, Classifier) and is_pooled(model, layers) else layers[0]
             maps = head.maps(seen.activations(layers[0]), None if isinstance(target, str) else classes)
             return _Answer(maps, logits, classes, method, name, head.bias[classes])
         if method == "cam":
             if not automatic:
-                raise ValueError(_no_class_map(model, layers[0]))
+                raise ValueError(no_class_map(model, layers[0]))
             method = "hires_cam"  # the head was replaced by one that is not linear
         name = method if isinstance(method, str) else getattr(method, "__name__", "callable")
         if head is not None and head.plain and classes is not None:
@@ -255,36 +255,11 @@ def _explain_pooled(model: Classifier, images: Tensor, target: Target, layer: st
     with autocast_off(images.device):
         classes = find_classes(target, logits)
         exact = features.to(torch.promote_types(features.dtype, torch.float32))
-        head = _read_head(model.get_classifier(), getattr(model, "norm", None), exact, logits, features.dtype)
+        head = read_head(model.get_classifier(), getattr(model, "norm", None), exact, logits, features.dtype)
         if head is None:
             return None
         maps = head.maps(exact, None if isinstance(target, str) else classes)
         return _Answer(maps, logits, classes, "cam", class_map_layer(model), head.bias[classes])
-
-
-def _find_head(model: nn.Module, seen: Pass, layer: str) -> LinearHead | None:
-    """The linear head behind ``layer``; None if the logits are computed in another way."""
-    features, logits = seen.activations(layer), seen.logits.detach()
-    norm: nn.Module | None = None
-    classifier: nn.Module | None
-    if isinstance(model, Classifier) and is_pooled(model, (layer,)):
-        classifier, norm = model.get_classifier(), getattr(model, "norm", None)
-    else:
-        wanted = (logits.shape[1], features.shape[1])
-        layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-        classifier = next((each for each in reversed(layers) if tuple(each.weight.shape[:2]) == wanted), None)
-    if classifier is None:
-        return None
-    return _read_head(classifier, norm, features, logits, seen.outputs[layer].dtype)
-
-
-def _read_head(
-    classifier: nn.Module, norm: nn.Module | None, features: Tensor, logits: Tensor, dtype: torch.dtype
-) -> LinearHead | None:
-    """The linear head that ``classifier`` is for features that were computed in ``dtype``; None if it is none."""
-    half = not {torch.float16, torch.bfloat16}.isdisjoint((dtype, logits.dtype))
-    head = linear_head(classifier, norm, features, logits, half=half)
-    return None if head is None else head.for_classes()
 
 
 def _gradient_maps(model: nn.Module, seen: Pass, scores: Tensor, method: Method) -> list[Tensor]:
@@ -304,7 +279,7 @@ def _gradient_maps(model: nn.Module, seen: Pass, scores: Tensor, method: Method)
             maps[path].append(apply_method(method, activations[path], gradient))
     for path in activations:
         if path not in alive:
-            raise ValueError(_no_gradient(model, path))
+            raise ValueError(no_gradient(model, path))
     return [torch.stack(each, 1) for each in maps.values()]
 
 
@@ -351,31 +326,3 @@ def _check_maps(model: nn.Module, images: Tensor, answer: _Answer) -> None:
             "layer may show more: cam_layers(model) lists them",
             stacklevel=3,
         )
-
-
-def _no_class_map(model: nn.Module, layer: str) -> str:
-    """Why ``method="cam"`` does not work here."""
-    works = "attention" if gives_attention(model) else "hires_cam"
-    if layer and not is_pooled(model, (layer,)):
-        return (
-            f"{name_of(model)} has no class activation map at {layer!r}: it needs global average pooling followed by "
-            f"one linear layer right behind it; pass method='{works}'"
-        )
-    return (
-        f"{name_of(model)} has no class activation map: it needs global average pooling followed by one linear layer, "
-        f"and this head does more; pass method='{works}', or leave the method out"
-    )
-
-
-def _no_gradient(model: nn.Module, layer: str) -> str:
-    """Why a gradient method does not work at ``layer``."""
-    text = f"the logits of {name_of(model)} have no gradient at {layer!r}"
-    if gives_attention(model):
-        norm = cam_layers(model)["hires_cam"][0]
-        return (
-            f"{text}: only the class token is read behind the last attention, so the other tokens no longer count; "
-            f"pass layer={norm!r} or an earlier block's norm1, or method='attention'"
-        )
-    return (
-        f"{text} for these images (units that are all off, or a layer behind which nothing follows); pass another layer"
-    )

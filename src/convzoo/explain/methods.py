@@ -11,26 +11,15 @@ of relevance is the mean over the heads of ``relu(gradient * attention)``; relev
 from R = 1. Of the result we need one row, the class token's, so it is multiplied out from the last block backwards, as
 a row. Rollout (Abnar and Zuidema 2020, arXiv:2005.00928) takes the mean attention of the heads instead: no gradient,
 the same map for every class. (The paper's factor 1/2 for every block scales the map and nothing else.)
-
-Class activation maps (Zhou et al. 2015, arXiv:1512.04150). With logit_c = weight_c . mean(A) + bias_c, the map is
-weight_c . A, cell by cell; its mean over the cells is the logit without the bias. Three other heads are covered:
-
-- a 1x1 convolution behind the pooling is a linear layer;
-- a convolution before the pooling gives the maps itself;
-- a LayerNorm between pooling and linear layer, ``gain (v - mean(v)) / s(v) + shift`` with s the standard deviation, is
-  linear but for the division. We take s as it is for the image at hand. Then logit_c is exactly
-  ``W'_c . v / s + (W_c . shift + b_c)`` with ``W'_c = gain W_c - mean(gain W_c)``: what depends on the image stands in
-  the map, what does not in the bias. (It is not the gradient: that would also count how s changes with v.)
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 #: A method by its name, or a callable from activations and gradients (N, C, h, w) to maps (N, h, w).
@@ -146,98 +135,3 @@ def _class_token_map(matrices: list[Tensor]) -> Tensor:
         row = row + row @ matrix
     side = math.isqrt(row.shape[2] - 1)
     return row[:, 0, 1:].unflatten(1, (side, side))
-
-
-@dataclass(frozen=True)
-class LinearHead:
-    """logits (N, classes) = mean over the cells of :meth:`maps` + ``bias``.
-
-    ``weight`` is (classes, C, kh, kw): 1x1 unless the classifier is a wider convolution; ``scale`` is 1, or the images'
-    own 1 / s (N, 1, 1, 1).
-    """
-
-    weight: Tensor
-    bias: Tensor
-    scale: Tensor | None
-    conv: nn.Conv2d | None
-
-    def for_classes(self) -> LinearHead:
-        """This head, or of a single logit the head of the two classes that it decides between, no and yes."""
-        if self.weight.shape[0] != 1:
-            return self
-        return replace(self, weight=torch.cat([-self.weight, self.weight]), bias=torch.cat([-self.bias, self.bias]))
-
-    @property
-    def wide(self) -> bool:
-        """Whether the classifier reads more than one cell at a time."""
-        return self.weight.shape[2:].numel() > 1
-
-    @property
-    def plain(self) -> bool:
-        """Whether the gradient of a logit at the features is its weights over the number of cells, everywhere."""
-        return self.scale is None and not self.wide
-
-    def logits(self, features: Tensor) -> Tensor:
-        """What this head makes of features (N, C, h, w): (N, classes)."""
-        if self.wide:
-            return self.maps(features, None).mean((2, 3)) + self.bias
-        pooled = functional.linear(features.mean((2, 3)), self.weight.flatten(1))
-        return (pooled if self.scale is None else pooled * self.scale.flatten(1)) + self.bias
-
-    def maps(self, features: Tensor, classes: Tensor | None) -> Tensor:
-        """The maps (N, K, h, w) of ``classes`` (N, K), or of all, from features (N, C, h, w)."""
-        if self.conv is not None and self.wide:
-            conv = self.conv
-            maps = functional.conv2d(features, self.weight, None, conv.stride, conv.padding, conv.dilation)
-            if classes is not None:
-                maps = maps.gather(1, classes[..., None, None].expand(-1, -1, *maps.shape[2:]))
-        elif classes is None:
-            maps = functional.conv2d(features, self.weight)
-        else:
-            maps = weighted_sum(self.weight.flatten(1)[classes], features)
-        return maps if self.scale is None else maps * self.scale
-
-
-def linear_head(
-    classifier: nn.Module, norm: nn.Module | None, features: Tensor, logits: Tensor, *, half: bool
-) -> LinearHead | None:
-    """The linear part of the head that makes ``logits`` (N, classes) of ``features`` (N, C, h, w), float32 or float64.
-
-    ``half`` says that the logits were computed in 16 bits. None, if between the features and the logits there is
-    anything but pooling, ``norm`` and ``classifier``: the head found here must reproduce the logits.
-    """
-    head = _read(classifier, norm, features)
-    if head is None or head.weight.shape[0] != logits.shape[1]:
-        return None
-    logits = logits.to(features.dtype)
-    difference = (head.logits(features) - logits).abs()
-    size = logits.abs().amax(1, keepdim=True) + features.mean((2, 3)).abs().amax(1, keepdim=True)
-    wrong = difference > (0.05 if half else 1e-3) * size + 1e-6  # what is not a number is not wrong
-    return None if bool(wrong.any()) else head
-
-
-def _read(classifier: nn.Module, norm: nn.Module | None, features: Tensor) -> LinearHead | None:
-    """The head that these layers would make behind a pooling."""
-    conv: nn.Conv2d | None = None
-    if isinstance(classifier, nn.Linear):
-        weight = classifier.weight.detach()[..., None, None]
-    elif isinstance(classifier, nn.Conv2d) and classifier.groups == 1 and classifier.padding_mode == "zeros":
-        weight, conv = classifier.weight.detach(), classifier
-    else:
-        return None
-    if weight.shape[1] != features.shape[1]:
-        return None
-    weight = weight.to(features.dtype)
-    bias = weight.new_zeros(weight.shape[0]) if classifier.bias is None else classifier.bias.detach().to(weight.dtype)
-    if norm is None or isinstance(norm, nn.Identity):
-        return LinearHead(weight, bias, None, conv)
-    if not isinstance(norm, nn.LayerNorm) or weight.shape[2:].numel() > 1:
-        return None
-    flat = weight.flatten(1)
-    if norm.bias is not None:
-        bias = bias + flat @ norm.bias.detach().to(flat.dtype)
-    if norm.weight is not None:
-        flat = flat * norm.weight.detach().to(flat.dtype)
-    flat = flat - flat.mean(1, keepdim=True)
-    variance = features.mean((2, 3)).var(1, correction=0)
-    return LinearHead(flat[..., None, None], bias, (variance + norm.eps).rsqrt()[:, None, None, None], conv)
