@@ -10,8 +10,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import tempfile
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +36,52 @@ def find(name: str) -> ModuleType | None:
     except Exception as error:  # a build that does not fit this torch fails in many ways
         print(f"- {name} cannot be imported here ({type(error).__name__}: {str(error).splitlines()[0]}): left out")
         return None
+
+
+class OnnxRuntime(nn.Module):
+    """An exported net, run by ONNX Runtime on as many threads as PyTorch has, all of its rewrites switched on."""
+
+    def __init__(self, path: Path, library: Any) -> None:
+        super().__init__()
+        options = library.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.name = self.session.get_inputs()[0].name
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(self.session.run(None, {self.name: images.numpy()})[0])
+
+
+class OpenVino(nn.Module):
+    """An exported net, run by OpenVINO on as many threads as PyTorch has, in float32: left to itself it would compute
+    in bfloat16 where the processor can."""
+
+    def __init__(self, path: Path, library: Any) -> None:
+        super().__init__()
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        self.compiled = library.Core().compile_model(str(path), "CPU", settings)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(self.compiled(images.numpy())[0])
+
+
+RUNTIMES = {"ONNX Runtime": ("onnxruntime", OnnxRuntime), "OpenVINO": ("openvino", OpenVino)}
+
+
+def exported(model: nn.Module, x: Tensor, libraries: dict[str, ModuleType]) -> dict[str, nn.Module]:
+    """``model``, exported for images of just the shape of ``x``, in each of the runtimes ``libraries``."""
+    if not libraries:
+        return {}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, of its own parts
+        path = Path(folder) / "model.onnx"
+        with torch.inference_mode(False), torch.no_grad():  # the exporter takes no inference tensors
+            torch.onnx.export(model, (torch.zeros(x.shape),), path, dynamo=True, verbose=False)
+        return {name: RUNTIMES[name][1](path, library) for name, library in libraries.items()}
 
 
 class DrawTwice(contextlib.nullcontext):  # type: ignore[type-arg]

@@ -108,7 +108,7 @@ def baselines(pictures: list[Any]) -> dict[str, Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="+", help="names such as resnet18.tiny_imagenet, or folders of weights")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/tiny-imagenet"))
+    parser.add_argument("--data", type=Path, required=True, help="folder of Tiny-ImageNet's parquet files")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--method", default="auto")
     parser.add_argument("--layer", default=None)

@@ -33,6 +33,7 @@ PARTS = {
     "load": ("Loading weights", ("--rounds", "5")),
     "profile": ("Counting", ()),
     "cam": ("Class activation maps", ("threads", "memory", "speed", "--rounds", "9")),
+    "growth": ("Cost that grows", ()),
 }
 INTRODUCTION = """---
 hide: [toc]

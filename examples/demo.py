@@ -17,12 +17,6 @@ HERE = Path(__file__).resolve().parent
 NETS = ("lenet5", "fcn_gap")
 
 
-def find_data(given: Path | None) -> Path | None:
-    """The folder of MNIST's parquet files: the one given, or one beside the checkout."""
-    beside = HERE.parent.parent / "shared" / "data" / "mnist"
-    return given or (beside if beside.is_dir() else None)
-
-
 def sheet(rows: list[list[Image.Image]], titles: list[list[str]], margin: int = 8, line: int = 22) -> Image.Image:
     """Pictures of one size, row by row, on white, each with its title over it."""
     width, height = rows[0][0].size
@@ -65,8 +59,7 @@ def main() -> None:
     sheet([plain, looks.overlay(pictures, size=112)], titles).save(args.out / "cam.png")
     print(f"where fcn_gap looks: {args.out / 'cam.png'}")
 
-    data = find_data(args.data)
-    if data is None:
+    if args.data is None:
         print("no MNIST here: pass --data a folder with test-*.parquet to measure the accuracy")
         return
     sys.path.insert(0, str(HERE))
@@ -75,7 +68,7 @@ def main() -> None:
     for name in NETS:
         model = convzoo.create_model(name, pretrained=True)
         try:
-            accuracy = evaluate(model, data)
+            accuracy = evaluate(model, args.data)
         except ValueError as error:  # not the pictures that it should hold
             sys.exit(str(error))
         print(f"{name} on MNIST's test digits: {accuracy:.2f} %, published {model.weights.metrics['top1']} %")

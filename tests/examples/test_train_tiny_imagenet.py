@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.data_sets import TINY_IMAGENET, needs_tiny_imagenet
 from helpers.tiny_imagenet_set import (
-    ROOT,
     SCRIPT,
     arguments,
     as_picture,
@@ -34,8 +34,6 @@ from helpers.tiny_imagenet_set import (
 )
 
 import convzoo
-
-REAL = Path(os.environ.get("CONVZOO_DATA", ROOT.parent / "shared" / "data")) / "tiny-imagenet"
 
 
 @pytest.fixture(scope="module")
@@ -358,11 +356,11 @@ def test_compiled_nets_train(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"needs Tiny-ImageNet in {REAL} (or CONVZOO_DATA, the folder above it)")
+@needs_tiny_imagenet
 def test_a_slice_of_tiny_imagenet(tmp_path: Path) -> None:
     """2,000 images, six epochs: chance is 0.5 % among 200 classes, and the loss starts from log 200 = 5.3."""
-    smoke = ("--data", REAL, "--limit", 2000, "--option", "stem=imagenet", "--batch", 50, "--epochs", 6)
-    assert script.main(arguments(REAL, tmp_path, *smoke, "--evaluations", 6, arch="resnet18")) == 0
+    smoke = ("--data", TINY_IMAGENET, "--limit", 2000, "--option", "stem=imagenet", "--batch", 50, "--epochs", 6)
+    assert script.main(arguments(TINY_IMAGENET, tmp_path, *smoke, "--evaluations", 6, arch="resnet18")) == 0
     log = json.loads((tmp_path / "log.json").read_text())
     assert log[-1]["loss"] < log[0]["loss"] - 0.3
     results = json.loads((tmp_path / "results.json").read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 
@@ -13,13 +12,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers.data_sets import TINY_IMAGENET, needs_tiny_imagenet
 from helpers.tiny_imagenet_set import ROOT, augment, data
 from PIL import Image
 from torch.nn import functional
 
 import convzoo
 
-REAL = Path(os.environ.get("CONVZOO_DATA", ROOT.parent / "shared" / "data")) / "tiny-imagenet"
 CLASSES = tuple(range(0, 200, 20))  # ten, far apart in the data set's own order
 
 
@@ -96,7 +95,7 @@ def test_no_data_is_said(benchmark, tmp_path):
 def read_ten(split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The images (N, 3, 64, 64) of the ten classes, and their labels 0 to 9 (N,)."""
     images, labels = [], []
-    for file in data.find_files(str(REAL), split):
+    for file in data.find_files(str(TINY_IMAGENET), split):
         table = pq.read_table(file, columns=["image", "label"])
         table = table.filter(pc.is_in(table["label"], pa.array(CLASSES)))
         images += [data.decode(cell["bytes"]) for cell in table["image"].to_pylist()]
@@ -105,7 +104,7 @@ def read_ten(split: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"needs Tiny-ImageNet in {REAL} (or CONVZOO_DATA, the folder above it)")
+@needs_tiny_imagenet
 def test_a_net_of_ten_classes_finds_their_objects(benchmark, tmp_path):
     """Residual blocks, one a stage, trained for minutes on ten classes' images, at last enlarged: maps of 4x4 cells."""
     images, labels = read_ten("train")
@@ -131,7 +130,7 @@ def test_a_net_of_ten_classes_finds_their_objects(benchmark, tmp_path):
     names = [str(label) for label in CLASSES]
     convzoo.save_pretrained(net, folder, tag="ten", classes=names, mean=augment.MEAN, std=augment.STD)
 
-    pictures, truth, boxes = benchmark.read(REAL, 10_000)
+    pictures, truth, boxes = benchmark.read(TINY_IMAGENET, 10_000)
     of_ten = [index for index, label in enumerate(truth.tolist()) if label in CLASSES]
     pictures, boxes = [pictures[index] for index in of_ten], boxes[of_ten]
     truth = torch.tensor([CLASSES.index(int(truth[index])) for index in of_ten])

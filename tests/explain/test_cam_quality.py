@@ -6,12 +6,10 @@ heat that falls on its own digit is 1 for a perfect map and 0.5 for one that doe
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from drawn_digits import draw, side_by_side
+from helpers.data_sets import MNIST, needs_mnist
 from torch import nn
 from torch.nn import functional
 
@@ -20,8 +18,7 @@ from convzoo import cam
 
 SIDE = 16  # pixels of a digit on the transformer's canvases, two tokens a side
 METHODS = ("cam", "grad_cam", "hires_cam", "grad_cam_pp", "layer_cam")
-SHARED = Path(os.environ.get("CONVZOO_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-DIGITS = SHARED / "mnist" / "test-00000-of-00001.parquet"
+DIGITS = MNIST / "test-00000-of-00001.parquet"
 
 
 def gap_net() -> nn.Sequential:
@@ -209,7 +206,7 @@ def pair_up(digits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DIGITS.is_file(), reason=f"no MNIST test set at {DIGITS}; set CONVZOO_DATA to the data folder")
+@needs_mnist
 class TestMnistPairs:
     def test_a_residual_net_that_has_seen_single_digits_only(self):
         """Its cells see a whole digit and more; padded to 32 pixels, so that no cell lies on both halves."""

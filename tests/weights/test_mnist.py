@@ -1,7 +1,6 @@
 """The published accuracies, measured again on MNIST's test digits where they are at hand."""
 
 import io
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.data_sets import MNIST, needs_mnist
 from PIL import Image
 
 import convzoo
 from convzoo.inference.packed import BFLOAT16
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("CONVZOO_DATA", ROOT.parent / "shared" / "data")) / "mnist"
 NAMES = [name for name in convzoo.list_weights() if convzoo.weight_info(name).dataset.get("id") == "ylecun/mnist"]
 
 
@@ -39,10 +38,10 @@ def test_entry_says_all_there_is_to_say(name):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs MNIST's parquet files in the folder mnist of CONVZOO_DATA")
+@needs_mnist
 @pytest.mark.parametrize("name", NAMES)
 def test_accuracy_is_what_was_published(name):
-    command = [sys.executable, ROOT / "examples" / "evaluate.py", "--weights", name, "--data", DATA]
+    command = [sys.executable, ROOT / "examples" / "evaluate.py", "--weights", name, "--data", MNIST]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     measured = float(done.stdout.split(": ")[1].split(" %")[0])
     assert abs(measured - convzoo.weight_info(name).metrics["top1"]) <= 0.01
@@ -52,13 +51,13 @@ def test_accuracy_is_what_was_published(name):
 def digits():
     """The test digits (10,000, 28, 28) and their labels (10,000)."""
     parquet = pytest.importorskip("pyarrow.parquet")
-    table = parquet.read_table(next(DATA.glob("test-*.parquet"))).to_pydict()
+    table = parquet.read_table(next(MNIST.glob("test-*.parquet"))).to_pydict()
     pictures = np.stack([np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in table["image"]])
     return torch.from_numpy(pictures), torch.tensor(table["label"])
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs MNIST's parquet files in the folder mnist of CONVZOO_DATA")
+@needs_mnist
 @pytest.mark.skipif(not BFLOAT16, reason="this processor has no instructions for bfloat16")
 @pytest.mark.parametrize("name", NAMES)
 @torch.inference_mode()

@@ -1,14 +1,11 @@
 """The published accuracies of the nets trained on Tiny-ImageNet, measured again where the set is at hand."""
 
-import os
-from pathlib import Path
-
 import pytest
-from helpers.tiny_imagenet_set import ROOT, data
+from helpers.data_sets import TINY_IMAGENET, needs_tiny_imagenet
+from helpers.tiny_imagenet_set import data
 
 import convzoo
 
-DATA = Path(os.environ.get("CONVZOO_DATA", ROOT.parent / "shared" / "data")) / "tiny-imagenet"
 NAMES = convzoo.list_weights("*.tiny_imagenet")
 
 
@@ -28,15 +25,15 @@ def test_entry_says_all_there_is_to_say(name):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs Tiny-ImageNet's parquet files in the folder of CONVZOO_DATA")
+@needs_tiny_imagenet
 @pytest.mark.parametrize("name", NAMES)
 def test_accuracy_is_what_was_published(name):
     """From the file as it is loaded, on the images that the entry names."""
     model = convzoo.create_model(name, pretrained=True)
     if model.weights.dataset["split"] == "valid":
-        split = data.load_split(str(DATA), "valid")
+        split = data.load_split(str(TINY_IMAGENET), "valid")
     else:
-        split = data.load_split(str(DATA), "train")
+        split = data.load_split(str(TINY_IMAGENET), "train")
         split = split.select(data.hold_out(len(split.labels))[1])
     right = data.count_right(model, split, model.preprocess)
     assert abs(100 * right[0] / len(split.labels) - model.weights.metrics["top1"]) <= 0.05
