@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -17,12 +18,15 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 import convzoo
+from convzoo._table import short
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 from params_vs_macs import count, draw, write_names  # noqa: E402 - found by the line above
 
 IMG = ROOT / "docs" / "img"
+HUB = ROOT / "weights" / "hub"
+SPEED = ROOT / "docs" / "speed.md"
 BUNDLED = ROOT / "src" / "convzoo" / "weights" / "bundled"
 # one net of each family, from the smallest up
 SHOWN = ("lenet5", "fcn_gap", "mnist_resnet", "alexnet", "vgg16", "googlenet", "inception_v3", "cnn_bn", "resnet18")
@@ -57,13 +61,14 @@ def draw_stages() -> Figure:
             axes.add_patch(
                 Rectangle((x, (1 - height) / 2), width, height, color=colour, alpha=0.4 + 0.08 * min(index, 7))
             )
-            axes.text(x + width / 2, -0.28, f"{chans} x {side}²", ha="center", fontsize=7)
-            x += width + 0.3
+            axes.text(x + width / 2, -0.28, f"{chans} x {side}²", ha="center", fontsize=8)
+            x += width + 0.36  # room for the text below
         axes.add_patch(Rectangle((x, 0.35), 0.12, 0.3, color="C1"))
-        axes.text(x + 0.2, 0.4, f"{info.num_classes} classes", fontsize=7)
-        axes.text(-1.9, 0.55, name, fontsize=10, weight="bold")
-        axes.text(-1.9, 0.1, f"{info.year or ''}  {info.params / 1e6:.3g} M parameters", fontsize=7)
-        axes.set(xlim=(-2, 9), ylim=(-0.4, 1.05))
+        axes.text(x + 0.2, 0.4, f"{info.num_classes} classes", fontsize=8)
+        family = "" if info.family == name else f" ({info.family})"
+        axes.text(-2.3, 0.55, name, fontsize=10, weight="bold")
+        axes.text(-2.3, 0.1, f"{short(info.params)} parameters{family}", fontsize=8)
+        axes.set(xlim=(-2.4, 9.2), ylim=(-0.4, 1.05))
         axes.axis("off")
     return figure
 
@@ -106,6 +111,44 @@ def draw_curves() -> Figure:
     return figure
 
 
+def draw_losses() -> Figure:
+    """Training loss along the last run of the weights for Tiny-ImageNet, each with the accuracy at its end."""
+    logs = sorted(HUB.glob("*.tiny_imagenet/log.json"))
+    figure = Figure(figsize=(8, 3.2), dpi=110, layout="constrained")
+    for axes, path in zip(figure.subplots(1, len(logs), squeeze=False)[0], logs, strict=True):
+        log = json.loads(path.read_text())
+        axes.plot([row["epoch"] for row in log], [row["loss"] for row in log])
+        top1 = convzoo.weight_info(path.parent.name).metrics["top1"]
+        name = path.parent.name.partition(".")[0]
+        axes.set(title=f"{name}: {top1:.2f} % right at the end", xlabel="epoch of the run")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("training loss")
+    return figure
+
+
+def draw_speed() -> Figure:
+    """The ratios of docs/speed.md as bars; those of one image and of sixteen beside each other."""
+    table = [line.strip("| \n").split(" | ") for line in SPEED.read_text().splitlines() if line.startswith("| ")]
+    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
+    axes, names, white = figure.subplots(), [], {"facecolor": "white", "edgecolor": "none", "pad": 0.3}
+    for y, (what, other, ratios) in enumerate(table[2:]):
+        values = [float(ratio) for ratio in ratios.split(", ")]
+        for index, value in enumerate(values):
+            place = y + (index - (len(values) - 1) / 2) * 0.4
+            label = ("one image", "sixteen")[index] if len(values) > 1 else None
+            axes.barh(place, value, 0.36, color=f"C{index}" if label else "0.6", label=label)
+            axes.text(value + 0.01, place, f"{value:.2f}", va="center", fontsize=7, bbox=white)
+        plain = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", f"{what} / {other}").replace("`", "")
+        names.append(plain.replace(", one image, sixteen", "").replace(", the same", ""))
+    axes.axvline(1, color="0.4", linewidth=1)
+    axes.set(xlabel="time in units of the other's; shorter is faster", xlim=(0, 1.15))
+    axes.set_yticks(range(len(names)), names, fontsize=7.5)
+    axes.invert_yaxis()
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    axes.legend(handles.values(), handles.keys(), fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
+    return figure
+
+
 def main() -> None:
     IMG.mkdir(exist_ok=True)
     pictures = {
@@ -113,6 +156,8 @@ def main() -> None:
         "params_vs_macs": draw(count("*"), stacked=True),
         "accuracy": draw_accuracy(),
         "curves": draw_curves(),
+        "losses": draw_losses(),
+        "speed": draw_speed(),
         "filters": convzoo.show_filters(convzoo.create_model("lenet5", pretrained=True)),
     }
     for name, figure in pictures.items():

@@ -55,8 +55,8 @@ def look(model: convzoo.Classifier, picture: Tensor, digits: list[int]) -> list[
 
 def sheet(columns: list[str], rows: dict[str, list[tuple[Image.Image, str]]]) -> Image.Image:
     """A row of pictures per name, each with its words below, on white; the name stands on the left."""
-    gap, line, left = 6, 18, 130
-    font = ImageFont.load_default(13)
+    gap, line, left = 6, 23, 150
+    font = ImageFont.load_default(18)
     widths = [picture.width for picture, _ in next(iter(rows.values()))]
     paper = Image.new("RGB", (left + sum(widths) + gap * len(widths), line + len(rows) * (SIDE + line + gap)), "white")
     pen = ImageDraw.Draw(paper)

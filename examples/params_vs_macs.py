@@ -23,7 +23,7 @@ import convzoo
 
 SMALL = 3e6  # parameters
 PLACES = [(7, -3), (-7, -3), (7, 6), (-7, 6), (7, -12), (-7, -12)]  # points from the dot, nearest first
-PLACES += [(x, y) for far in (16, 26, 38, 52, 68, 90) for x in (9, -9, far, -far) for y in (far, -far - 8)]
+PLACES += [(x, y) for far in (16, 26, 38, 52, 68, 90, 120) for x in (9, -9, far, -far) for y in (far, -far - 8)]
 SAME = 3  # pixels between dots that look like one
 
 
@@ -46,9 +46,18 @@ def together(names: list[str]) -> str:
     return "\n".join([first, *others])
 
 
+def along(dot: tuple[float, float], box: Bbox) -> list[Bbox]:
+    """Small boxes on the line from a dot to the nearest point of ``box``, but for those in the dot itself."""
+    end = (min(max(dot[0], box.x0), box.x1), min(max(dot[1], box.y0), box.y1))
+    length = math.dist(dot, end)
+    steps = [step / length for step in range(9, int(length) - 2, 3)]
+    points = [(dot[0] + share * (end[0] - dot[0]), dot[1] + share * (end[1] - dot[1])) for share in steps]
+    return [Bbox.from_bounds(x - 1, y - 1, 2, 2) for x, y in points]
+
+
 def write_names(axes: Axes, models: list[tuple[str, float, float]]) -> None:
-    """Every dot's name, beside it or at the end of a line, where it meets neither a dot nor another name; nets whose
-    dots lie on each other share a text."""
+    """Every dot's name, beside it or at the end of a line, where it meets neither a dot nor another name nor another
+    line; nets whose dots lie on each other share a text."""
     renderer = axes.figure.canvas.get_renderer()
     room = axes.get_window_extent(renderer)
     dots = axes.transData.transform([(params, macs) for _, params, macs in models])
@@ -56,8 +65,8 @@ def write_names(axes: Axes, models: list[tuple[str, float, float]]) -> None:
     for (name, _, _), (x, y) in zip(models, dots, strict=True):
         same = next((dot for dot in names if math.dist(dot, (x, y)) < SAME), (x, y))
         names.setdefault(same, []).extend([name] if name else [])
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in dots]
-    for dot, group in sorted(names.items(), key=lambda item: (len(item[1]), item[1])):
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in dots]  # and a small box for each point of a line
+    for dot, group in sorted(names.items(), key=lambda item: (-len(item[1]), item[1])):  # the longest first
         if not group:
             continue
         place = axes.transData.inverted().transform(dot)
@@ -69,9 +78,11 @@ def write_names(axes: Axes, models: list[tuple[str, float, float]]) -> None:
             )  # fmt: skip
             text.update_positions(renderer)
             box = Text.get_window_extent(text, renderer)  # without the line
+            needed = [box, *along(dot, box)] if line else [box]
             inside = room.x0 < box.x0 and box.x1 < room.x1 and room.y0 < box.y0 and box.y1 < room.y1
-            if number == len(PLACES) or (inside and not any(box.overlaps(other) for other in taken)):
-                taken.append(box)
+            free = inside and not any(one.overlaps(other) for one in needed for other in taken)
+            if free or number == len(PLACES):
+                taken += needed
                 break
             text.remove()
 
@@ -82,7 +93,7 @@ def draw(families: dict[str, list[tuple[str, float, float]]], stacked: bool = Fa
     everything = [model for models in families.values() for model in models]
     groups = [[model for model in everything if (model[1] < SMALL) == small] for small in (True, False)]
     groups = [group for group in groups if group]
-    size = (10, 1 + 5 * len(groups)) if stacked else (5 + 5 * len(groups), 7)
+    size = (10, 1 + 6 * len(groups)) if stacked else (5 + 5 * len(groups), 7)
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # measures text
     ratios = [2, 5][-len(groups) :]
@@ -98,7 +109,8 @@ def draw(families: dict[str, list[tuple[str, float, float]]], stacked: bool = Fa
                 look = {"color": f"C{index % 10}", "marker": "osD"[index // 10], "alpha": 0.85}
                 handles[family] = axes.scatter(*zip(*points, strict=True), s=36, label=family, **look)
         axes.set(xscale="log", yscale="log", xlabel="parameters")
-        axes.margins(0.2 if stacked else 0.16, 0.12)
+        axes.margins(0.16, 0.12)
+        axes.set_xlim(right=axes.get_xlim()[1] * 1.5)  # most names stand to the right of their dot
         axes.grid(alpha=0.3, linewidth=0.5)
     figure.supylabel("multiply-accumulates for one image", fontsize="medium")
     figure.suptitle("Size against cost, each net at its own image size")
