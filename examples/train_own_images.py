@@ -2,12 +2,14 @@
 
     python examples/train_own_images.py PICTURES --model resnet18 --size 64 --epochs 20
     python examples/train_own_images.py PICTURES --weights resnet18.tiny_imagenet --epochs 5    # fine-tune
+    python examples/train_own_images.py PICTURES --weights runs/own --out runs/more --epochs 5  # train it further
 
 A fifth of the pictures is kept to measure on. It leaves a folder that ``create_model(..., pretrained=FOLDER)`` and
-``python -m convzoo predict --weights FOLDER`` take, with the curve and the confusion matrix as pictures.
+``python -m convzoo predict --weights FOLDER`` take, with the curve and the confusion matrix as a picture.
 """
 
 import argparse
+import json
 import random
 from pathlib import Path
 
@@ -22,7 +24,7 @@ import convzoo
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("pictures", type=Path, help="a folder with one folder of pictures per class")
 parser.add_argument("--model", default="resnet18", help="a net to train from scratch (default resnet18)")
-parser.add_argument("--weights", help="weights to start from instead: ARCH.TAG, as 'convzoo weights' lists them")
+parser.add_argument("--weights", help="weights to start from instead: ARCH.TAG of 'convzoo weights', or a folder")
 parser.add_argument("--size", type=int, default=64, help="pixels a side, from scratch (default 64)")
 parser.add_argument("--epochs", type=int, default=20)
 parser.add_argument("--lr", type=float, help="peak rate (default 0.001; 0.0003 from weights)")
@@ -34,13 +36,17 @@ classes = sorted(folder.name for folder in args.pictures.glob("*/") if folder.is
 files = sorted(file for file in args.pictures.glob("*/*") if file.suffix.lower() in Image.registered_extensions())
 if len(classes) < 2 or len(files) < 10:
     raise SystemExit(f"{args.pictures} holds {len(classes)} folders with {len(files)} pictures; it needs 2 and 10")
+if (args.out / "config.json").exists():
+    raise SystemExit(f"{args.out} holds a net already: train it further by --weights {args.out}, with another --out")
 random.Random(0).shuffle(files)
-splits = {"train": [f for i, f in enumerate(files) if i % 5], "test": files[::5]}
 
 # The net, and how it reads a picture: from weights as they were trained, else as said here.
 torch.manual_seed(0)
 try:
-    if args.weights:
+    if args.weights and Path(args.weights, "config.json").exists():
+        name = json.loads(Path(args.weights, "config.json").read_text())["architecture"]
+        model = convzoo.create_model(name, num_classes=len(classes), pretrained=Path(args.weights))
+    elif args.weights:
         model = convzoo.create_model(args.weights, num_classes=len(classes), pretrained=True)
     else:
         stem = {"stem": "small"} if args.size < 96 and "stem" in convzoo.model_info(args.model).options else {}
@@ -58,15 +64,14 @@ def load(file: Path) -> tuple[torch.Tensor, int]:
         raise SystemExit(f"{file} is no picture that can be read: {error}") from None
 
 
-loaded = {name: [load(file) for file in split] for name, split in splits.items()}  # small sets fit into memory
-loader = DataLoader(loaded["train"], batch_size=32, shuffle=True)
-lr = args.lr or (3e-4 if args.weights else 1e-3)
+train, test = [[load(file) for file in part] for part in ([f for i, f in enumerate(files) if i % 5], files[::5])]
+loader = DataLoader(train, batch_size=32, shuffle=True)
 optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
-schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=args.epochs * len(loader))
-losses, accuracies = [], []
-for epoch in range(args.epochs):
+peak = args.lr or (3e-4 if args.weights else 1e-3)
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=args.epochs * len(loader))
+truth, curve = torch.tensor([label for _, label in test]), []
+for epoch in range(1, args.epochs + 1):
     model.train()  # pretrained nets come in evaluation mode
-    total = 0.0
     for images, labels in loader:
         flipped = torch.where((torch.rand(len(images)) < 0.5)[:, None, None, None], images.flip(3), images)
         loss = F.cross_entropy(model(flipped), labels, label_smoothing=0.1)
@@ -74,30 +79,27 @@ for epoch in range(args.epochs):
         loss.backward()
         optimizer.step()
         schedule.step()
-        total += loss.item() / len(loader)
     model.eval()
     with torch.no_grad():
-        guesses = torch.cat([model(images).argmax(1) for images, _ in DataLoader(loaded["test"], batch_size=100)])
-    truth = torch.tensor([label for _, label in loaded["test"]])
-    losses.append(total)
-    accuracies.append(100 * (guesses == truth).float().mean().item())
-    print(f"epoch {epoch + 1}: loss {total:.3f}, {accuracies[-1]:.1f} % of {len(truth)} right")
+        answers = torch.cat([model(images).argmax(1) for images, _ in DataLoader(test, batch_size=100)])
+    curve.append(round(100 * (answers == truth).float().mean().item(), 2))
+    print(f"epoch {epoch}: loss of the last batch {loss.item():.3f}, {curve[-1]:.1f} % of {len(truth)} right")
 
-# What it leaves: the weights with all that is needed to use them, and two pictures.
-metrics = {"top1": accuracies[-1], "n": len(truth)}
-convzoo.save_pretrained(model, args.out, tag="own", classes=classes, metrics=metrics, dataset={"split": "own pictures"})
+# What it leaves: the weights with all that is needed to use them, and a picture.
+about = {"metrics": {"top1": curve[-1], "n": len(truth)}, "dataset": {"split": "own pictures"}}
+convzoo.save_pretrained(model, args.out, tag="own", classes=classes, **about)
+counts = torch.zeros(len(classes), len(classes)).index_put_((truth, answers), torch.ones(()), accumulate=True)
 figure = Figure(figsize=(10, 4), layout="constrained")
-curve, table = figure.subplots(1, 2)
-curve.plot(range(1, args.epochs + 1), accuracies)
-curve.set(
-    xlabel="epoch", ylabel="% right", title=f"{convzoo.model_info(model.config.name).name} on {args.pictures.name}"
-)
-confusion = torch.zeros(len(classes), len(classes), dtype=torch.long)
-for right, guess in zip(truth.tolist(), guesses.tolist(), strict=True):
-    confusion[right, guess] += 1
-table.imshow(confusion, cmap="Blues")
-table.set(xlabel="answer", ylabel="truth", title="how many of which class are taken for which")
-table.set_xticks(range(len(classes)), classes, rotation=90)
-table.set_yticks(range(len(classes)), classes)
+left, right = figure.subplots(1, 2)
+left.plot(range(1, args.epochs + 1), curve, marker="o")
+left.set(xlabel="epoch", ylabel=f"% of {len(truth)} right", title=f"{model.config.name} on {args.pictures.name}")
+left.xaxis.get_major_locator().set_params(integer=True)
+right.imshow(counts, cmap="Blues")
+for row, column in counts.nonzero().tolist():
+    dark = counts[row, column] > counts.max() / 2
+    right.text(column, row, int(counts[row, column]), ha="center", va="center", color="white" if dark else "black")
+right.set(xlabel="answer", ylabel="truth", title="pictures of each class, by the answer")
+right.set_xticks(range(len(classes)), classes, rotation=90)
+right.set_yticks(range(len(classes)), classes)
 figure.savefig(args.out / "training.png")
 print(f"saved in {args.out}; use it: python -m convzoo predict --weights {args.out} PICTURE...")

@@ -288,6 +288,11 @@ def test_train_own_images_and_the_command_that_it_names(tmp_path):
     command = shlex.split(out.partition("use it: python ")[2].replace("PICTURE...", "pictures/circle/0.png"))
     assert "circle" in run(*command, cwd=tmp_path)
     assert "holds 0 folders with 0 pictures; it needs 2 and 10" in refused("train_own_images.py", "run", cwd=tmp_path)
+    small = ["--epochs", "1", "--out"]
+    again = refused("train_own_images.py", "pictures", *small, "run", cwd=tmp_path)
+    assert again == "run holds a net already: train it further by --weights run, with another --out\n"
+    run(EXAMPLES / "train_own_images.py", "pictures", "--weights", "run", *small, "more", cwd=tmp_path)
+    assert convzoo.create_model("fcn_gap", pretrained=tmp_path / "more").weights.classes == ("circle", "square")
     unknown = refused("train_own_images.py", "pictures", "--model", "resnet19", cwd=tmp_path)
     assert unknown.startswith("unknown model 'resnet19'; did you mean 'resnet18'")
     (tmp_path / "pictures" / "circle" / "0.png").write_bytes(b"nothing")
