@@ -6,8 +6,8 @@ python docs/generate.py --check    # fail where a page is not what would be writ
 
 import argparse
 import json
-import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -78,21 +78,23 @@ def family_rows() -> list[list[str]]:
 
 def option_tables() -> str:
     """The options of every family: a heading for each config, and what its docstring says of each option."""
-    nets: dict[type, list[str]] = {}
+    nets: dict[type, dict[str, str]] = {}  # the nets of a config, each with its family
     for name, entry in entries().items():
-        if entry.config.option_names():
-            nets.setdefault(type(entry.config), []).append(name)
-    parts = []
+        nets.setdefault(type(entry.config), {})[name] = entry.about["family"]
+    configs = Counter(family for names in nets.values() for family in set(names.values()))
+    parts, without = [], []
     for config, names in nets.items():
-        described = re.split(
-            r"^        (\w+): ", (config.__doc__ or "").partition("Attributes:")[2], flags=re.MULTILINE
-        )
-        rows = [
-            [f"`{option}`", " ".join(text.split()).replace("``", "`")]
-            for option, text in zip(described[1::2], described[2::2], strict=True)
-        ]
-        parts.append(f"### {', '.join(f'`{name}`' for name in names)}\n\n{table(['option', 'meaning'], rows)}")
-    return "\n\n".join(parts)
+        listed = ", ".join(f"`{name}`" for name in names)
+        families = list(dict.fromkeys(names.values()))
+        if not config.option_names():
+            without.append(listed)
+            continue
+        whole = configs[families[0]] == 1
+        heading = ", ".join(families) if whole else f"{families[0]}: {listed}"
+        rows = [[f"`{option}`", meaning] for option, meaning in config.option_meanings().items()]
+        of = f"{listed}\n\n" if whole and len(names) > 1 else ""
+        parts.append(f"### {heading}\n\n{of}{table(['option', 'meaning'], rows)}")
+    return "\n\n".join([*parts, f"{', '.join(without)} have no options."])
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -60,6 +62,16 @@ class ModelConfig:
         """Names of the options of this family."""
         common = {field.name for field in fields(ModelConfig)}
         return tuple(field.name for field in fields(cls) if field.name not in common)
+
+    @classmethod
+    def option_meanings(cls) -> dict[str, str]:
+        """What the docstring of this family says of each option, under ``Attributes:``; empty where it says nothing."""
+        described = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")[2]
+        parts = re.split(r"^    (\w+): ", described, flags=re.MULTILINE)
+        told = {
+            name: " ".join(text.split()).replace("``", "`") for name, text in zip(parts[1::2], parts[2::2], strict=True)
+        }
+        return {name: told.get(name, "") for name in cls.option_names()}
 
     def __post_init__(self) -> None:
         self.validate()
