@@ -146,16 +146,17 @@ class Transform:
 
     def _prepared(self, colours: Tensor, alpha: Tensor | None, auto: bool, bright_ink: bool) -> View | None:
         """A picture (1, C, H, W) prepared; None where it is blank, or where it need not be."""
+        laid: tuple[str, ...] = ()
         if alpha is not None:  # on what its ink stands out from
             ink = (unit(colours) * alpha).sum() / (alpha.sum() * colours.shape[1]).clamp_min(1e-9)
-            colours = lay_on(colours, alpha, float(ink < 0.5))
+            colours, laid = lay_on(colours, alpha, float(ink < 0.5)), (f"laid on {'white' if ink < 0.5 else 'black'}",)
         elif auto and tuple(colours.shape[2:]) == self.img_size and is_prepared(unit(to_chans(colours, 1))[0, 0]):
             return None
         done = prepare_digit(unit(colours)[0].cpu(), self.img_size, bright_ink=bright_ink)
         if done is None:
             return None
         pixels = done.pixels[None].to(colours.device)
-        notes = ("inverted: dark ink made bright",) if done.dark_ink else ()
+        notes = (*laid, "inverted: dark ink made bright") if done.dark_ink else laid
         return View(to_chans(pixels, self.in_chans), done.box, (*notes, "cut to its ink and centred, as MNIST's were"))
 
     def _cut(self, colours: Tensor, alpha: Tensor | None, notes: tuple[str, ...], file: bool) -> View:

@@ -134,6 +134,11 @@ class TestPredict:
         dark.save(tmp_path / "dark.png")
         Image.new("L", (28, 28)).save(tmp_path / "blank.png")
         assert "inverted: dark ink made bright" in run("predict", "lenet5", tmp_path / "dark.png")[2]
+        ink = Image.new("RGBA", dark.size)
+        ink.putalpha(Image.open(DIGITS / "3.png").convert("L"))
+        ink.save(tmp_path / "ink.png")
+        said = "laid on white; inverted: dark ink made bright; cut to its ink and centred, as MNIST's were\n"
+        assert run("predict", "lenet5", tmp_path / "ink.png")[2].endswith(f"ink.png: {said}")
         assert "is blank" in run("predict", "lenet5", tmp_path / "blank.png")[2]
         Image.new("L", (28, 28), 255).save(tmp_path / "white.png")
         white = run("predict", "lenet5", tmp_path / "white.png")[2]
@@ -210,7 +215,8 @@ class TestCam:
         paper.save(tmp_path / "paper.png")
         assert run("cam", "fcn_gap", tmp_path / "paper.png", "-o", tmp_path / "o.png")[0] == 0
         sheet = np.asarray(Image.open(tmp_path / "o.png")).astype(int)
-        plain, heated = sheet[44:444, 8:608], sheet[44:444, 616:1216]
+        assert len(sheet) > 400 + 8 + 2 * 18  # a margin below, and two lines of letters above that grow with the panel
+        plain, heated = sheet[-408:-8, 8:608], sheet[-408:-8, 616:1216]
         assert abs(plain[..., 0] - np.asarray(paper)).max() <= 1
         change = abs(plain - heated).sum(2)
         assert change[230:370, 20:160].sum() == change.sum() > 0
@@ -229,3 +235,10 @@ class TestCam:
         status, out, _ = run("cam", "fcn_gap", photos / "notes.txt", "-o", tmp_path / "none.png")
         assert (status, out) == (2, "")
         assert not (tmp_path / "none.png").exists()
+
+
+def test_a_sheet_that_cannot_be_written_is_named(run, tmp_path):
+    sheet = tmp_path / f"{'x' * 251}.png"  # there is no room for a temporary name beside it
+    status, _, err = run("cam", "lenet5", DIGITS / "3.png", "-o", sheet)
+    assert status == 2
+    assert err.endswith(f"convzoo: {sheet}: File name too long\n")

@@ -106,6 +106,30 @@ def test_a_mistyped_command():
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["profile", "resnet18", "--stem", "small"], "'--stem'; what belongs to a net is set by -o NAME=VALUE"),
+        (["list", "--jsn"], "'--jsn'; did you mean '--json'? convzoo list --help"),
+        (["completion", "bash", "zsh"], "'zsh' is too much"),
+        (["version"], "no command 'version'; did you mean '--version'?"),
+    ],
+)
+def test_what_is_no_option(arguments, words, capsys):
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert words in errors
+    assert errors.count("\n") == 1
+
+
+def test_words_before_and_after_options():
+    parse = make_parser().parse_args
+    assert parse(["predict", "lenet5", "--top", "1", "a.png", "--json", "-"]).images == ["lenet5", "a.png", "-"]
+    assert parse(["list", "--json", "resnet"]).pattern == ["resnet"]
+    assert parse(["compare", "resnet18", "-o", "stem=small", "vgg*"]).names == ["resnet18", "vgg*"]
+    assert parse(["list"]).pattern == []
+
+
 def test_version(capsys):
     for flag in ("-V", "--version"):
         assert main([flag]) == 0

@@ -116,6 +116,7 @@ class TestInfo:
         assert status == 0
         assert "params        11,689,512" in out
         assert "macs          1,814,073,344" in out
+        assert 'stem                "imagenet" (the default), 7x7/2' in out
         weights = json.loads(run("info", "lenet5_1998.mnist", "--json")[1])
         assert (weights["temperature"], weights["preparation"]) == (8.0, "mnist")
         assert weights["recipe"]["epochs"] == 24

@@ -145,6 +145,12 @@ def notes(model: Classifier, view: View) -> list[str]:
     return [*view.notes, *([f"the picture {unlike}"] if unlike else [])]
 
 
+def say_notes(name: str, done: list[str]) -> None:
+    """Say on one line what was done to a picture."""
+    if done:
+        _options.say(f"{name}: {'; '.join(done)}")
+
+
 def class_name(model: Classifier, number: int) -> str:
     """A class in words where the weights have some."""
     classes = model.weights.classes if model.weights else ()

@@ -128,23 +128,22 @@ def explain_picture(model: Classifier, image: Image, target: Any, args: argparse
 
 
 def print_row(row: dict[str, Any], *, alone: bool) -> None:
-    """A line for each class of a picture, and one for each thing that was done to it."""
+    """A line for each class of a picture, and one for what was done to it."""
     for entry in row["classes"]:
         note = ", but nothing speaks for it" if entry["empty"] else ""
         where = "" if alone else f"{row['image']}: "
         print(f"{where}{entry['class']}: {100 * entry['probability']:.1f} %{note}")
-    for note in row["notes"]:
-        _options.say(f"{row['image']}: {note}")
+    _pictures.say_notes(row["image"], row["notes"])
 
 
 def draw_sheet(rows: Sequence[dict[str, Any]]) -> Image:
     """A row of panels for each picture, with words over each, on white; a bar at the right tells the colours."""
     from PIL import Image, ImageDraw, ImageFont
 
-    line = max(LINE, max(panel.width for row in rows for panel, _ in row["panels"]) // 32)
+    line = max(LINE, max(panel.width for row in rows for panel, _ in row["panels"]) // 20)
     widths = [sum(panel.width + GAP for panel, _ in row["panels"]) for row in rows]
     heights = [2 * line + max(panel.height for panel, _ in row["panels"]) + GAP for row in rows]
-    bar = colour_bar(heights[0] - 2 * line - GAP)
+    bar = colour_bar(heights[0] - 2 * line - GAP, line - 5)
     sheet = Image.new("RGB", (max(widths) + GAP + bar.width, sum(heights) + GAP), "white")
     pen, top = ImageDraw.Draw(sheet), GAP
     pen.font = ImageFont.load_default(line - 5)
@@ -160,19 +159,20 @@ def draw_sheet(rows: Sequence[dict[str, Any]]) -> Image:
     return sheet
 
 
-def colour_bar(height: int) -> Image:
-    """Which colour is how much heat."""
+def colour_bar(height: int, size: int) -> Image:
+    """Which colour is how much heat, in letters of ``size`` pixels."""
     import numpy as np
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     from ..explain import colorize
 
-    bar = Image.new("RGB", (56, height), "white")
+    font = ImageFont.load_default(size)
+    bar = Image.new("RGB", (16 + round(font.getlength("none")) + GAP, height), "white")
     strip = colorize(np.linspace(1, 0, height)[:, None].repeat(12, 1))
     bar.paste(Image.fromarray(np.rint(strip * 255).astype(np.uint8)), (0, 0))
     pen = ImageDraw.Draw(bar)
-    pen.text((16, 0), "peak", fill="black")
-    pen.text((16, height - 12), "none", fill="black")
+    pen.text((16, 0), "peak", fill="black", font=font)
+    pen.text((16, height), "none", fill="black", font=font, anchor="ld")
     return bar
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib.resources
 import json
+import shutil
+import textwrap
 from typing import Any
 
 from .._checks import did_you_mean, match_names, natural_key
@@ -138,4 +140,18 @@ def run_info(args: argparse.Namespace) -> int:
         lines = [(str(row["fact"]), shown(row["value"])) for row in facts(fact)]
         width = max(len(name) for name, _ in lines)
         print("\n".join(f"{name:{width}}  {value}" for name, value in lines))
+        if fact.get("options"):
+            print_options(fact["name"], width)
     return 0
+
+
+def print_options(name: str, indent: int) -> None:
+    """What each option of a model means, as far as its family says, wrapped to the width of the terminal."""
+    from ..registry import find_entry
+
+    meanings = find_entry(name).config.option_meanings()
+    width, columns = max(indent, *map(len, meanings)), max(60, shutil.get_terminal_size((100, 24)).columns)
+    print("\nwhat these options mean, set by -o NAME=VALUE of profile and compare or create_model(..., NAME=VALUE):")
+    for option, meaning in meanings.items():
+        text = f"{option:{width}}  {meaning.replace('`', '') or '?'}"
+        print(textwrap.fill(text, columns, subsequent_indent=" " * (width + 2)))

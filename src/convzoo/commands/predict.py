@@ -66,8 +66,7 @@ def run_predict(args: argparse.Namespace) -> int:
         rows += [{**answer, "notes": done} for answer in answers]
         if args.format == "lines":
             print(f"{name}: " + ", ".join(f"{a['class']} {100 * a['probability']:.1f} %" for a in answers), flush=True)
-            for note in done:
-                _options.say(f"{name}: {note}")
+            _pictures.say_notes(name, done)
     if args.format == "json":
         _options.show_json(_by_image(rows))
     elif args.format == "csv":

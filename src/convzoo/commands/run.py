@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 import warnings
@@ -32,15 +33,32 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        print(f"convzoo: {message}; {self.prog} --help tells more", file=sys.stderr)
+        mark = "" if message.endswith("?") else ";"
+        print(f"convzoo: {message}{mark} {self.prog} --help tells more", file=sys.stderr)
         raise SystemExit(2)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse's, but words may come before and after options; what is left over is refused in words."""
+        found, rest = super().parse_known_args(args, namespace)
+        several = [action.dest for action in self._actions if action.nargs in ("+", "*") and not action.option_strings]
+        if several and not any(word.startswith("-") and word != "-" for word in rest):
+            setattr(found, several[0], [*getattr(found, several[0]), *rest])
+            rest = []
+        if rest:
+            known = [word for action in self._actions for word in action.option_strings]
+            close = difflib.get_close_matches(rest[0], known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            if not close and "--option" in known:
+                hint = "; what belongs to a net is set by -o NAME=VALUE, such as -o stem=small"
+            self.error((f"there is no option {rest[0]!r}" if rest[0][0] == "-" else f"{rest[0]!r} is too much") + hint)
+        return found, rest
 
     def _print_message(self, message: str, file: Any = None) -> None:
         (file or sys.stderr).write(message or "")  # argparse's own swallows what a closed pipe raises
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
-            hint = did_you_mean(value, action.choices)
+            hint = did_you_mean(value, [*action.choices, "--version", "--help"])
             raise argparse.ArgumentError(None, f"there is no command {value!r}; {hint}".rstrip("; "))
         super()._check_value(action, value)
 

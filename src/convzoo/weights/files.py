@@ -278,7 +278,11 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``, moved onto it if all went well and removed if not."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        error.filename = str(path)  # the name that the caller knows
+        raise
     os.close(descriptor)
     temporary = Path(name)
     try:
