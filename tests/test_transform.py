@@ -128,7 +128,7 @@ def test_images_of_the_right_size_are_left_alone():
         (torch.zeros(3, 8, 8, dtype=torch.complex64), TypeError, "complex64; convert"),
         (np.zeros((8, 8), object), TypeError, "got object"),
         (torch.randint(0, 255, (3, 8, 8)), ValueError, "torch.int64; convert them"),
-        (torch.rand(3, 8, 8) * 255, ValueError, "lie in 0..1.*divide by 255"),
+        (torch.rand(3, 8, 8) * 255, ValueError, "lie in 0..1.*divide by the number of white, 255 for bytes"),
         (torch.randn(3, 8, 8), ValueError, "lie in 0..1"),
         (torch.full((3, 8, 8), float("nan")), ValueError, "lie in 0..1"),
     ],

@@ -241,8 +241,8 @@ def in_range(tensor: Tensor) -> Tensor:
     least, most = tensor.aminmax()
     if not (least >= -1e-3 and most <= 1 + 1e-3):  # nor if it is not a number
         raise ValueError(
-            f"floating-point images lie in 0..1, got {least:.3g}..{most:.3g}; divide by 255, and leave mean and std "
-            "to this function"
+            f"floating-point images lie in 0..1, got {least:.3g}..{most:.3g}; divide by the number of white, 255 for "
+            "bytes, and leave mean and std to this function"
         )
     return tensor
 
