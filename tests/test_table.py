@@ -100,3 +100,12 @@ def test_what_is_known_shows_itself_in_a_notebook():
         html = thing._repr_html_()
         assert html.startswith("<table>")
         assert words in html
+
+
+def test_what_is_known_leaves_as_a_dict():
+    for thing in (convzoo.model_info("resnet18"), convzoo.weight_info("lenet5.mnist")):
+        told = thing.to_dict()
+        assert json.loads(json.dumps(told)) == told
+        assert told["name"] == thing.name
+        assert told["img_size"] == list(thing.img_size)
+        assert told["macs"] == thing.macs

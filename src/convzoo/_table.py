@@ -53,9 +53,7 @@ class Table(Sequence[Mapping[str, Any]]):
 
     def to_dict(self) -> list[dict[str, Any]]:
         """One dict a row, fit for JSON."""
-        return [
-            {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()} for row in self.rows
-        ]
+        return [as_json(row) for row in self.rows]
 
     def to_csv(self) -> str:
         """Comma-separated values, a line of keys first; sizes as 3x224x224."""
@@ -123,6 +121,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return ("x" if all(isinstance(item, int) for item in value) else " ").join(map(str, value))
     return value
+
+
+def as_json(value: Any) -> Any:
+    """A value as JSON knows it: mappings as dicts and tuples as lists, inside each other too."""
+    if isinstance(value, Mapping):
+        return {key: as_json(one) for key, one in value.items()}
+    return [as_json(one) for one in value] if isinstance(value, (tuple, list)) else value
 
 
 def facts(values: Mapping[str, Any]) -> Table:

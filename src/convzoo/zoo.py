@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import registry
 from ._checks import check_bool, check_number, check_text, match_names, shorten
-from ._table import facts
+from ._table import as_json, facts
 from .models import Classifier, ModelConfig
 from .models._config import check_target
 from .models._features import check_backbone, to_backbone
@@ -65,6 +65,10 @@ class ModelInfo:
     options: Mapping[str, Any]
     small_images: Mapping[str, Any]
     weights: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, with ``macs``, as numbers, strings, lists and dicts, fit for JSON."""
+        return as_json({**asdict(self), "macs": self.macs})
 
     def _repr_html_(self) -> str:
         """A table of what is known, for notebooks."""

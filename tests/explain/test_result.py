@@ -76,3 +76,35 @@ def test_an_empty_map_is_crossed_out(digits):
             assert (difference > 0).sum() > 60
             assert not (corners == 128).all()
     assert r.empty.sum() == 9
+
+
+def test_rows_of_classes(digits):
+    """A row for each class of each image, in the order of the maps."""
+    model, x = digits
+    r = cam(model, x[:3], ("top", 2))
+    table = r.table()
+    assert [(row["image"], row["class"]) for row in table] == [
+        (image, int(number)) for image in range(3) for number in r.target[image]
+    ]
+    assert [row["probability"] for row in table] == r.probabilities.gather(1, r.target).flatten().tolist()
+    assert table[0]["name"] == model.weights.classes[table[0]["class"]]
+    heat = r.heatmap()
+    for number, row in enumerate(table):
+        empty = bool(r.empty.flatten()[number])
+        assert row["empty"] == empty
+        assert (row["y"] is None) == empty
+        if not empty:
+            assert heat.flatten(0, 1)[number, row["y"], row["x"]] > 0.9
+    assert table.to_csv().splitlines()[0] == "image,class,name,probability,y,x,empty"
+
+
+def test_rows_of_a_target_that_is_no_class(digits):
+    model, x = digits
+    (row,) = cam(model, x[:1], lambda logits: logits[:, 4] - logits[:, 9]).table()
+    assert (row["class"], row["name"], row["probability"]) == (None, None, None)
+    assert row["y"] is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        r = cam(model, x, method="grad_cam")
+    assert [row["empty"] for row in r.table()] == r.empty.flatten().tolist()
+    assert any(row["x"] is None for row in r.table())

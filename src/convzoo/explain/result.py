@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from .._checks import check_choice, check_img_size
 from .._images import is_pil, picture_size
+from .._table import Column, Table
 from ..models._functions import class_probabilities
 
 if TYPE_CHECKING:
@@ -89,6 +90,37 @@ class CAM:
     def empty(self) -> Tensor:
         """(N, K) bool: maps without a positive cell. Their heat-map is zero, not a picture of their least bad place."""
         return self.maps.amax((2, 3)) <= 0
+
+    def table(self) -> Table:
+        """A row for each class of each image: its name and probability, and the pixel where its heat is largest.
+
+        The rows leave as ``to_dict()``, ``to_csv()``, ``to_markdown()`` and ``to_dataframe()``. Where a map is empty
+        there is no such pixel; where a callable said what to explain there is neither class nor probability.
+
+        Example:
+            >>> import convzoo, torch
+            >>> model = convzoo.create_model("resnet18", num_classes=10).eval()
+            >>> len(convzoo.cam(model, torch.rand(2, 3, 64, 64), ("top", 3)).table())
+            6
+        """
+        images, classes, height, width = self.maps.shape
+        down, across = self.input_size[0] / height, self.input_size[1] / width
+        rows = []
+        for image in range(images):
+            for k in range(classes):
+                cell = int(self.maps[image, k].argmax())
+                row: dict[str, Any] = {"image": image, "empty": bool(self.empty[image, k])}
+                if self.target is not None:
+                    number = int(self.target[image, k])
+                    row |= {"class": number, "probability": float(self.probabilities[image, number])}
+                    row["name"] = self.classes[number] if self.classes else None
+                if not row["empty"]:
+                    row["y"], row["x"] = int((cell // width + 0.5) * down), int((cell % width + 0.5) * across)
+                rows.append(row)
+        numbers = [Column(key, key, number=True) for key in ("image", "class")]
+        chance = Column("probability", "probability", "{:.3f}".format, True)
+        place = [Column(key, key, number=True) for key in ("y", "x")]
+        return Table([*numbers, Column("name", "name"), chance, *place, Column("empty", "empty")], rows)
 
     def heatmap(self, size: int | tuple[int, int] | None = None, normalize: Normalize | None = "max") -> Tensor:
         """Heat-maps (N, K, H, W), enlarged bilinearly with the centres of the cells where they belong.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._checks import did_you_mean, match_names, shorten
-from .._table import facts
+from .._table import as_json, facts
 from . import package
 from .errors import WeightsNotFound
 from .package import BUNDLED, ENTRIES
@@ -104,6 +104,10 @@ class WeightInfo:
 
     def __hash__(self) -> int:
         return hash((self.name, self.sha256))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, with ``bundled``, as numbers, strings, lists and dicts, fit for JSON."""
+        return as_json({**asdict(self), "bundled": self.bundled})
 
     def _repr_html_(self) -> str:
         """A table of what is known, for notebooks."""
