@@ -13,7 +13,9 @@ import convzoo
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = "".join((ROOT / "docs" / "howto" / page).read_text() for page in ("trainers.md", "own_images.md"))
-RECIPES = re.findall(r'```python title="(\w+)"\n(.*?)```', PAGES, re.DOTALL)
+RECIPES: dict[str, str] = {}  # the blocks of one library are one script
+for library, block in re.findall(r'```python title="(\w+)"\n(.*?)```', PAGES, re.DOTALL):
+    RECIPES[library] = RECIPES.get(library, "") + block
 pytestmark = [pytest.mark.consumers, pytest.mark.filterwarnings("ignore")]
 
 
@@ -23,11 +25,11 @@ def data():
     return [(torch.rand(1, 28, 28), index % 3) for index in range(48)]
 
 
-@pytest.mark.parametrize(("library", "code"), RECIPES, ids=lambda text: text if text.isidentifier() else "")
-def test_recipes_run_as_the_page_has_them(library, code, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("library", RECIPES)
+def test_recipes_run_as_the_page_has_them(library, data, tmp_path, monkeypatch):
     pytest.importorskip(library)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, library, "exec"), {"data": data})
+    exec(compile(RECIPES[library], library, "exec"), {"data": data})
 
 
 def test_the_transform_of_the_page_is_ours():
@@ -36,12 +38,26 @@ def test_the_transform_of_the_page_is_ours():
     from PIL import Image
 
     scope: dict[str, object] = {}
-    exec(dict(RECIPES)["torchvision"], scope)
+    exec(RECIPES["torchvision"], scope)
     with Image.open(ROOT / "examples/digits/3.png") as digit:
         picture = digit.convert("RGB").resize((90, 70))
     wanted = scope["net"].transform(picture)
     assert scope["training"](picture).shape == wanted.shape
     torch.testing.assert_close(scope["measuring"](picture), wanted, rtol=0, atol=0.05)
+
+
+def test_a_pipeline_of_albumentations_is_nearly_ours():
+    """As the page has it: areas are averaged. Sizes round alike for this picture."""
+    pytest.importorskip("albumentations")
+    from PIL import Image
+
+    scope: dict[str, object] = {}
+    exec(RECIPES["albumentations"], scope)
+    with Image.open(ROOT / "examples/digits/3.png") as digit:
+        picture = digit.convert("RGB").resize((90, 70))
+    wanted = scope["net"].transform(picture)
+    torch.testing.assert_close(scope["measured"](picture), wanted, rtol=0, atol=0.25)
+    assert (scope["measured"](picture) - wanted).abs().mean() < 0.035
 
 
 def test_trainer_takes_a_net_as_it_is_and_logs_its_config(data, tmp_path):
@@ -51,16 +67,21 @@ def test_trainer_takes_a_net_as_it_is_and_logs_its_config(data, tmp_path):
         def compute_loss(self, model, inputs, return_outputs=False, **more):
             logits = model(inputs["images"])
             loss = F.cross_entropy(logits, inputs["labels"])
-            return (loss, logits) if return_outputs else loss
+            return (loss, {"logits": logits}) if return_outputs else loss
 
     net = convzoo.create_model("resnet18", num_classes=3, in_chans=1, stem="small", depths=(1, 1, 1, 1))
     settings = transformers.TrainingArguments(
-        str(tmp_path), use_cpu=True, report_to=[], max_steps=2, remove_unused_columns=False
+        str(tmp_path), use_cpu=True, report_to=[], max_steps=2, remove_unused_columns=False, label_names=["labels"]
     )
     before = net.fc.weight.clone()
     collate = lambda rows: {"images": torch.stack([r[0] for r in rows]), "labels": torch.tensor([r[1] for r in rows])}  # noqa: E731
-    Plain(net, settings, train_dataset=data, data_collator=collate).train()
+    trainer = Plain(net, settings, train_dataset=data, eval_dataset=data, data_collator=collate)
+    trainer.train()
     assert not torch.equal(net.fc.weight, before)
+    images = torch.stack([row[0] for row in data])
+    with torch.no_grad():
+        wanted = net.eval()(images)
+    torch.testing.assert_close(torch.from_numpy(trainer.predict(data).predictions), wanted, rtol=1e-4, atol=1e-4)
     assert net.config.num_classes == 3
     assert "resnet18" in net.config.to_json_string()
     convzoo.save_pretrained(net, tmp_path / "saved", tag="mine", mean=0.5, std=0.5)
