@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .._checks import shorten
-from .._modules import list_modules, unwrap
+from .._modules import gather_first, is_spread, unwrap
 from ..models import Classifier
 from .measure import measure, token_order
 from .methods import ATTENTION, WEIGHTINGS
@@ -31,8 +31,6 @@ CHANNELS_FIRST = (
     nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LPPool2d, nn.FractionalMaxPool2d, nn.Upsample, nn.PixelShuffle,
     nn.PixelUnshuffle, nn.LocalResponseNorm,
 )  # fmt: skip
-
-SPREAD = frozenset({"DTensor", "FlatParameter"})  # tensors of which each process has a part
 
 
 def cam_layers(model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -71,18 +69,12 @@ def check_model(model: object) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; create_model(name) makes one")
-    model = unwrap(model)
-    if isinstance(model, torch.jit.ScriptModule):
+    inner = unwrap(model)
+    if isinstance(inner, torch.jit.ScriptModule):
         raise TypeError("a scripted module cannot be looked into; pass the module it was made from")
-    for module in list_modules(model):
-        for tensor in module._parameters.values():
-            if type(tensor) is not nn.Parameter and type(tensor).__name__ in SPREAD:
-                raise TypeError(
-                    f"the parameters of {name_of(model)} are spread over processes (FSDP, DTensor), one process cannot "
-                    "explain it; gather them (torch.distributed.checkpoint.state_dict.get_model_state_dict with "
-                    "full_state_dict=True) and load them into an ordinary copy of the model"
-                )
-    return model
+    if is_spread(model):
+        raise TypeError(gather_first(name_of(inner), "explain"))
+    return inner
 
 
 def name_of(model: nn.Module) -> str:

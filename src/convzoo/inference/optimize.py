@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .._checks import check_bool, check_choice
-from .._modules import has_hooks, private_copy, unwrap
+from .._modules import gather_first, has_hooks, is_spread, private_copy, unwrap
 from ..models import Classifier
 from .fuse import Fuser, Part
 from .layers import is_plain, pack
@@ -66,10 +66,10 @@ def optimize_for_inference(
 
     Raises:
         TypeError: ``model`` is not a module.
-        ValueError: an unknown memory format, an example that ``model`` does not take, weights on the meta device, or
-            hooks on a wrapper such as :func:`torch.compile` makes. With ``dtype``: another type, a processor or GPU
-            that has no instructions for it and would be slower, a model that cannot be run on its own kind of images
-            and comes without an example, or one whose outputs in bfloat16 are others.
+        ValueError: an unknown memory format, an example that ``model`` does not take, weights on the meta device or
+            spread over processes, or hooks on a wrapper such as :func:`torch.compile` makes. With ``dtype``: another
+            type, a processor or GPU that has no instructions for it and would be slower, a model that cannot be run on
+            its own kind of images and comes without an example, or one whose outputs in bfloat16 are others.
 
     Warns:
         UserWarning: parts were rewritten, differed from the original on the example, and were put back; or a model of
@@ -97,6 +97,8 @@ def optimize_for_inference(
             "optimize_for_inference takes a model with weights, got one whose tensors are on the meta device or wait "
             "for a first batch; load weights into it, or run it once"
         )
+    if is_spread(model):
+        raise ValueError(gather_first("the model", "optimise"))
     for path, module in model.named_modules():
         if unwrap(module) is not module and has_hooks(module):
             raise ValueError(

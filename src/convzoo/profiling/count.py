@@ -95,8 +95,9 @@ def fresh(value: Any) -> Any:
 
 def tensor_bytes(tensor: torch.Tensor) -> int:
     """Bytes of a tensor's numbers, also of one that is put together from others, such as a quantized weight."""
-    if hasattr(tensor, "__tensor_flatten__"):
-        return sum(tensor_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    if hasattr(tensor, "__tensor_flatten__") and type(tensor).__name__ != "DTensor":  # that one counts as a whole
+        parts = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
+        return sum(tensor_bytes(part) for part in parts)
     return (stored_numbers(tensor) or tensor.numel()) * tensor.dtype.itemsize
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_bool, check_img_size, shorten
-from .._modules import unwrap
+from .._modules import is_spread, unwrap
 from ..models import Classifier, ModelConfig
 from ..models._features import keys_left_out
 from ..models._init import build_empty
@@ -210,7 +210,7 @@ def load_weights(
 
     Raises:
         TypeError: a source or a model of another kind.
-        ValueError: no such layout.
+        ValueError: no such layout, or a model whose parameters are spread over processes.
         WeightsMismatch: the tensors are not exactly the model's; it is left as it was.
         WeightsUnsafe: a pickle, and ``unsafe_format`` is False or it holds more than tensors.
         WeightsError: the file is not there or not sound.
@@ -229,6 +229,12 @@ def load_weights(
         raise TypeError(
             f"load_weights fills a model of the zoo, got {type(inner).__name__}; pass what create_model gave, or use "
             "load_state_dict"
+        )
+    if is_spread(model):
+        raise ValueError(
+            f"the parameters of {inner.config.name} are spread over processes (FSDP, DTensor); load its weights before "
+            "it is sharded, or hand them out: torch.distributed.checkpoint.state_dict.set_model_state_dict with "
+            "full_state_dict=True"
         )
     info: WeightInfo | None = None
     tensors: Mapping[str, Any]

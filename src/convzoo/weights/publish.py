@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .. import registry
 from .._checks import check_choice, check_mapping, check_path, check_text, shorten
-from .._modules import unwrap
+from .._modules import gather_first, is_spread, unwrap
 from .._transform import per_channel, transform
 from ..models import Classifier
 from ..profiling import profile
@@ -104,7 +104,10 @@ def save_pretrained(
             f"a model of the zoo can be saved, got {type(inner).__name__}; pass what create_model gave, or use "
             "safetensors.torch.save_file"
         )
-    model, name = inner, inner.config.name
+    name = inner.config.name
+    if is_spread(model):
+        raise ValueError(gather_first(name, "save"))
+    model = inner
     if model.feature_info is not None:
         raise ValueError(
             f"this {name} was made with features_only=True, and folders are of classifiers; keep its state_dict() (the "
