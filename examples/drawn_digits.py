@@ -77,6 +77,7 @@ def main() -> None:
     for digit in range(10):
         pixels = (draw(digit, generator=generator, jitter=0.5)[0] * 255).round().to(torch.uint8)
         Image.fromarray(pixels.numpy()).save(folder / f"{digit}.png")
+    print(folder)
 
 
 if __name__ == "__main__":

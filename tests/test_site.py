@@ -141,6 +141,10 @@ def test_long_tables_are_sorted_and_filtered(address, page):
     largest = rows.first.inner_text()
     assert sorted([smallest, largest], key=lambda row: "21,840" in row)[1].startswith("mnist_net")
     assert "143,678,248" in smallest + largest
+    accuracy = table.locator("th", has_text="weights")
+    accuracy.click()
+    accuracy.click()
+    assert rows.first.inner_text().startswith("inception_cnn")  # 99.67 %, the best
     page.locator(".table-filter").first.fill("resnet 18")
     assert 0 < rows.count() < count
 
