@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         print(f"convzoo: {message}{mark} {self.prog} --help tells more", file=sys.stderr)
         raise SystemExit(2)
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, but words may come before and after options; what is left over is refused in words."""
         found, rest = super().parse_known_args(args, namespace)
         several = [action.dest for action in self._actions if action.nargs in ("+", "*") and not action.option_strings]
