@@ -2,6 +2,7 @@
 
 import fractions
 import math
+import pathlib
 import re
 
 import numpy as np
@@ -71,6 +72,24 @@ def test_truth_values_and_texts():
             _checks.check_text("t", value)
     with pytest.raises(ValueError, match="t must not be empty"):
         _checks.check_text("t", "", empty=False)
+
+
+def test_paths(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert _checks.check_path("p", "~/a") == _checks.check_path("p", pathlib.Path("~/a")) == pathlib.Path("/home/me/a")
+    assert _checks.check_path("p", "a") == pathlib.Path("a")
+    for value in (None, 3, b"x", ["x"]):
+        with pytest.raises(TypeError, match="p must be a path, got"):
+            _checks.check_path("p", value)
+    for value, words in (
+        ("", "p must not be empty; the current folder is '.'"),
+        ("a\0b", "it holds a null character"),
+        ("\ud800", "surrogates not allowed"),
+        ("~nouser_of_this_name/a", "home directory"),
+    ):
+        with pytest.raises(ValueError, match=words) as caught:
+            _checks.check_path("p", value)
+        assert type(caught.value) is ValueError
 
 
 def test_choices_are_compared_by_value_and_kind():

@@ -95,6 +95,23 @@ def test_refusals(args, options, error, words):
         convzoo.create_model(*args, **options)
 
 
+@pytest.mark.parametrize(
+    ("classes", "error"), [(10.0, TypeError), (True, TypeError), ("10", TypeError), (-1, ValueError)]
+)
+def test_a_number_of_classes_has_one_answer_everywhere(classes, error):
+    said = set()
+    for call in (
+        lambda: convzoo.create_model("lenet5", classes),
+        lambda: convzoo.create_model("lenet5", classes, pretrained=True),
+        lambda: convzoo.create_model("lenet5").reset_classifier(classes),
+        lambda: convzoo.compare("lenet5", num_classes=classes),
+    ):
+        with pytest.raises(error, match="num_classes must be") as caught:
+            call()
+        said.add(str(caught.value))
+    assert len(said) == 1
+
+
 def test_options_that_are_not_named_are_refused():
     with pytest.raises(TypeError, match="resnet18 has no option 1; its options are"):
         convzoo.compare("resnet18", options={1: 2})

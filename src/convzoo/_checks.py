@@ -111,11 +111,18 @@ def check_text(what: str, value: object, *, empty: bool = True) -> str:
 
 
 def check_path(what: str, value: object) -> Path:
-    """``value``, a string or a path object, as a Path."""
+    """``value``, a string or a path object, as a Path; ``~`` in front is a home."""
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(path, str):
         raise TypeError(f"{what} must be a path, got {shorten(value)} ({type(value).__name__}); pass a str or a Path")
-    return Path(path)
+    if not path:
+        raise ValueError(f"{what} must not be empty; the current folder is '.'")
+    try:
+        if b"\0" in os.fsencode(path):
+            raise ValueError("it holds a null character")
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError) as error:  # there is no such user, or no file can have such a name
+        raise ValueError(f"{what} is no path: {shorten(path)} ({error}); write the path out") from error
 
 
 def check_mapping(what: str, value: object) -> dict[Any, Any]:

@@ -69,8 +69,12 @@ def open_image(source: Path | BinaryIO, name: str = "") -> Image:
                 check_pixels(image.height, image.width, name)
                 image.load()
                 return image
-    except (PermissionError, pil.DecompressionBombError) as error:
-        raise type(error)(f"{name}: {error}") from error if isinstance(error, PermissionError) else None
+    except PermissionError as error:
+        raise PermissionError(f"{name}: {error}") from error
+    except pil.DecompressionBombError as error:
+        raise ValueError(
+            f"{name} is larger than the {MAX_PIXELS:,} pixels that are read ({error}); reduce it"
+        ) from None
     except pil.UnidentifiedImageError as error:
         raise ValueError(
             f"{name} is not a picture that Pillow can read; give it a PNG, JPEG, WebP, TIFF, GIF or BMP file"

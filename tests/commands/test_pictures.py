@@ -114,6 +114,20 @@ class TestPredict:
         assert (status, out, err.count("\n")) == (2, "", 4)
 
     @pytest.mark.parametrize("command", ["predict", "cam"])
+    @pytest.mark.parametrize("side", [12_000, 20_000, 1_000_000])
+    def test_a_huge_picture_is_named_and_the_rest_is_read(self, run, tmp_path, command, side):
+        """By its head alone: that much is never made room for."""
+        path = tmp_path / "huge.pgm"
+        path.write_bytes(b"P5 %d %d 255\n" % (side, side) + bytes(99))
+        more = ["-o", tmp_path / "o.png"] if command == "cam" else []
+        status, out, err = run(command, "-w", "lenet5", path, DIGITS / "3.png", *more)
+        assert status == 1
+        assert "3" in out
+        assert err.startswith(f"convzoo: {path} ")
+        assert "than the 134,217,728" in err
+        assert err.count("\n") == 1
+
+    @pytest.mark.parametrize("command", ["predict", "cam"])
     def test_a_bad_source_is_named_and_the_rest_is_read(self, run, tmp_path, command):
         (tmp_path / "empty").mkdir()
         bad = [tmp_path / "empty", "/nowhere/*.png", "https://example.com/a.png", "a" * 300]

@@ -442,6 +442,26 @@ class TestHostile:
             show_cam("fcn_gap", torch.rand(1, 28, 28))
 
 
+@pytest.mark.filterwarnings("ignore:.*(deprecated|prototype)")
+@pytest.mark.parametrize("show", [show_cam, show_feature_maps])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: (255 * x).byte(), "uint8"), (torch.Tensor.half, "float16"), (torch.Tensor.double, "float64"),
+        (torch.Tensor.long, "int64"), (lambda x: x > 0.5, "bool"), (lambda x: x * 1j, "complex64"),
+        (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8), "quantised"), (torch.Tensor.to_sparse, "sparse"),
+        (lambda x: torch.nested.nested_tensor(list(x)), "nested"), (lambda x: x.to("meta"), "meta"),
+    ],
+)  # fmt: skip
+def test_images_that_are_not_shown(show, change, words):
+    model = convzoo.create_model("fcn_gap").eval()
+    for images in (torch.rand(1, 1, 28, 28), torch.rand(1, 28, 28)):
+        with pytest.raises(TypeError, match=words):
+            show(model, change(images))
+    with pytest.raises(ValueError, match=r"batch of none"):
+        show(model, torch.rand(0, 1, 28, 28))
+
+
 class TestSheet:
     @pytest.mark.filterwarnings("ignore:for 1 of 1 images no cell")  # random weights may leave nothing for a class
     def test_fewer_classes_than_asked_for(self):

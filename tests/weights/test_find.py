@@ -13,7 +13,7 @@ import pytest
 from helpers.weight_folders import DROP_PRIVILEGES, SOURCE, TESTS, make_folder, put, run_python, same
 
 import convzoo
-from convzoo import WeightsCorrupted, WeightsError, WeightsNotFound, WeightsUnsafe
+from convzoo import WeightsCorrupted, WeightsError, WeightsNotFound, WeightsUnavailable, WeightsUnsafe
 
 REPO = "someone/lenet5.made_up"
 
@@ -263,6 +263,64 @@ for source in ({str(tmp_path / "closed" / "lenet5.other")!r}, {str(tmp_path / "m
         for folder in closed:
             folder.chmod(0o755)
     assert out.splitlines() == ["lenet5.good lenet5.mixed 2", "good", "package", "WeightsForbidden", "WeightsForbidden"]
+
+
+# -- the cache of the Hub
+
+
+@pytest.mark.parametrize("wrong", [put_pipe, put_folder])
+@pytest.mark.parametrize("place", ["refs", "snapshots", "blobs", "hashes", ".locks"])
+def test_something_else_in_the_cache(hub, tmp_path, monkeypatch, made, wrong, place):
+    """It is put right, or it is said what cannot be written."""
+
+    def refuse(*arguments):
+        raise OSError("symbolic link privilege not held")
+
+    if place == "hashes":  # they are kept where there are no links
+        monkeypatch.setattr(Path, "symlink_to", refuse)
+    commit = put(hub, made)
+    model = convzoo.create_model("lenet5", pretrained=REPO, mmap=False)
+    root = tmp_path / "cache" / "models--someone--lenet5.made_up"
+    config = root / "snapshots" / commit / "config.json"
+    blob = config.resolve()
+    places = {
+        "refs": root / "refs" / "main",
+        "snapshots": config,
+        "blobs": blob,
+        "hashes": root / "hashes" / commit / "config.json",
+        ".locks": tmp_path / "cache" / ".locks" / root.name / f"{blob.name}.lock",
+    }
+    assert places[place].is_file()
+    wrong(places[place])
+    if place == ".locks":
+        blob.unlink()
+    with contextlib.suppress(WeightsUnavailable):  # or the copy is whole
+        assert same(convzoo.create_model("lenet5", pretrained=REPO, mmap=False, local_files_only=True), model)
+    if wrong is put_folder and place in ("blobs", ".locks"):
+        with pytest.raises(WeightsUnavailable, match="cannot be written to the cache"):
+            convzoo.create_model("lenet5", pretrained=REPO)
+    else:
+        assert same(convzoo.create_model("lenet5", pretrained=REPO), model)
+
+
+@pytest.mark.parametrize("cache_dir", ["pipe", "file/x", "x" * 300, "/dev/null", "/proc/no/such"])
+def test_a_cache_that_cannot_be_written(hub, tmp_path, made, cache_dir):
+    put(hub, made)
+    (tmp_path / "file").write_text("x")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WeightsUnavailable, match="cannot be written to the cache"):
+        convzoo.create_model("lenet5", pretrained=REPO, cache_dir=tmp_path / cache_dir)
+    with pytest.raises(WeightsUnavailable, match="not in the cache"):
+        convzoo.create_model("lenet5", pretrained=REPO, cache_dir=tmp_path / cache_dir, local_files_only=True)
+
+
+@pytest.mark.parametrize("cache_dir", ["~nouser_of_this_name/x", "a\0b", ""])
+def test_a_cache_that_no_folder_can_be(hub, made, cache_dir):
+    put(hub, made)
+    hub.clear()
+    with pytest.raises(ValueError, match=r"cache_dir (is no path|must not be empty)"):
+        convzoo.create_model("lenet5", pretrained=REPO, cache_dir=cache_dir)
+    assert hub.requests() == []
 
 
 # -- from a zip

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -206,6 +207,53 @@ def test_where_nothing_can_be_written(tmp_path):
         make_folder(tmp_path / ("x" * 100_000))
     assert len(str(error.value)) < 1000
     assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors"])
+def test_a_folder_in_a_files_place(tmp_path, name):
+    """Nothing else is moved, so that what the message says is true."""
+    folder = make_folder(tmp_path / "net")
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(OSError, match=f"{name} in it is a folder.*what was there is as it was"):
+        make_folder(folder, seed=1)
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert names(tmp_path) == ["net"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors"])
+def test_a_pipe_in_a_files_place(tmp_path, name):
+    folder = make_folder(tmp_path / "net")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert numbers(make_folder(folder)) == "made_up"
+
+
+def test_weights_that_cannot_be_replaced(tmp_path, monkeypatch):
+    """As on Windows, where a program has them mapped."""
+    folder = make_folder(tmp_path / "net")
+    original = Path.replace
+
+    def replace(self, target):
+        if Path(target) == folder / "model.safetensors":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(OSError, match="what was there is as it was"):
+        make_folder(folder, seed=1)
+    assert names(folder) == ["README.md", "config.json", "model.safetensors"]
+    assert numbers(folder) == "made_up"
+    assert names(tmp_path) == ["net"]
+
+
+def test_a_folder_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert make_folder("~/net") == tmp_path / "home" / "net"
+    assert convzoo.create_model("lenet5", pretrained="~/net").weights.tag == "made_up"
+    assert names(tmp_path) == ["home"]
 
 
 @pytest.mark.slow

@@ -407,8 +407,13 @@ def test_numbers_that_are_none_are_told(tmp_path, value):
     with torch.no_grad():
         model.conv2.weight[0, 0, 0, 0] = value
     save_file(model.state_dict(), tmp_path / "a.safetensors")
-    with pytest.warns(UserWarning, match="numbers in conv2.weight that are NaN or infinite"):
+    with pytest.warns(UserWarning, match="numbers in conv2.weight that are NaN or infinite") as caught:
         convzoo.create_model("lenet5", pretrained=tmp_path / "a.safetensors")
+    assert len(caught) == 1
+    state = {key: torch.full_like(tensor, value) for key, tensor in model.state_dict().items()}
+    with pytest.warns(UserWarning, match="in conv1.weight and 9 more tensors") as caught:
+        convzoo.load_weights(make("lenet5"), state)
+    assert len(caught) == 1
     with torch.no_grad():
         model.fc1.weight.fill_(3e38)  # finite, though their sum is not
         model.conv2.weight.zero_()

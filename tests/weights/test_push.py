@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 from helpers.weight_folders import files_of, make_folder, same
 
@@ -88,6 +92,20 @@ def test_a_model_takes_them_too(hub):
     commit = convzoo.push_to_hub(model, "alice/net", token="hf_good", revision="next", message="First try", **saved)
     assert hub.repos["alice/net"].branches["next"] == commit
     assert same(convzoo.create_model("lenet5", pretrained=f"hub:alice/net@{commit}"), model)
+
+
+def test_a_file_that_may_not_be_read(hub, folder, monkeypatch):
+    original = Path.open
+
+    def fails(self, *args, **options):
+        if self.name == "README.md":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", fails)
+    with pytest.raises(WeightsForbidden, match=r"README.md may not be read"):
+        convzoo.push_to_hub(folder, "alice/net", token="hf_good")
+    assert hub.requests() == []
 
 
 @pytest.mark.parametrize("pattern", ["repos/create", "preupload", "/branch/", "/commit/"])

@@ -23,7 +23,7 @@ from ..models import Classifier
 from .layers import check_model, reader
 from .maps import cam
 from .pictures import Colormap, colorize
-from .run import feature_maps, model_input
+from .run import check_images, feature_maps, model_input
 
 if TYPE_CHECKING:
     from .result import CAM
@@ -243,7 +243,7 @@ def show_feature_maps(
     """
     model = check_model(model)
     columns, max_maps = check_count("columns", columns), check_count("max_maps", max_maps)
-    images = model_input(model, image)
+    images = check_images(model, model_input(model, image))
     if images.ndim == 4 and len(images) != 1:
         raise ValueError(f"show_feature_maps takes one image, got {len(images)}; pick one: images[0]")
     found = feature_maps(model, images, layers)

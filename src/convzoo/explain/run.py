@@ -30,7 +30,7 @@ def model_input(model: nn.Module, images: Any, prepare: bool | Literal["auto"] =
         TypeError: pictures, and the model has no transform.
     """
     if isinstance(images, Tensor):
-        return images[None] if images.ndim == 3 else images
+        return images[None] if images.ndim == 3 and not images.is_nested else images
     if not isinstance(model, Classifier) or model.transform is None:
         raise TypeError(
             f"images must be a tensor (N, C, H, W), got {type(images).__name__}, and the model has no transform that "

@@ -75,7 +75,7 @@ class RepositoryCache:
     def __init__(self, repo_id: str, cache_dir: str | os.PathLike[str] | None = None) -> None:
         from huggingface_hub import constants
 
-        self.cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+        self.cache = Path(cache_dir or constants.HF_HUB_CACHE)
         self.name = "--".join(["models", *repo_id.split("/")])
         self.root = self.cache / self.name
         self.blobs = self.root / "blobs"
@@ -118,7 +118,10 @@ class RepositoryCache:
     def stated_hash(self, path: Path) -> str | None:
         """The hash that the Hub stated for a cached file when it came; None if nobody kept it."""
         with contextlib.suppress(OSError, ValueError):
-            name = path.readlink().name if path.is_symlink() else self._record(path).read_text(encoding="ascii")
+            if path.is_symlink():
+                name = path.readlink().name
+            else:
+                name = self._record(path).read_text(encoding="ascii") if self._record(path).is_file() else ""
             return name if is_hash(name) else None
         return None
 

@@ -170,7 +170,7 @@ def _meanings() -> list[_Meaning]:
             "{what}: what answered is not the Hub ({reason}), perhaps a log-in page of the network; {otherwise}",
         ),
         _Meaning(
-            lambda error: isinstance(error, OSError) and error.errno in UNWRITABLE,
+            lambda error: isinstance(error, OSError) and (error.errno in UNWRITABLE or error.filename is not None),
             WeightsUnavailable,
             "{what} cannot be written to the cache ({reason}); free some space, or set HF_HOME to a folder that can "
             "be written",

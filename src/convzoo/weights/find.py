@@ -42,7 +42,7 @@ class Access:
         check_bool("local_files_only", self.local_files_only)
         check_bool("verify", self.verify)
         if self.cache_dir is not None:
-            check_path("cache_dir", self.cache_dir)
+            object.__setattr__(self, "cache_dir", check_path("cache_dir", self.cache_dir))
         if self.revision is not None:
             check_text("revision", self.revision, empty=False)
 

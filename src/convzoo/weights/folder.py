@@ -60,10 +60,22 @@ def _move(staging: Path, folder: Path, first: str, last: str) -> None:
         with contextlib.suppress(OSError):  # somebody made it meanwhile
             staging.rename(folder)
             return
-    (folder / last).unlink(missing_ok=True)
     names = sorted(path.name for path in staging.iterdir())
-    for name in sorted(names, key=lambda name: (name == last) - (name == first)):
-        (staging / name).replace(folder / name)
+    for name in names:
+        if (folder / name).is_dir():
+            raise IsADirectoryError(errno.EISDIR, f"{name} in it is a folder")
+    old = staging / f"{last}.old"
+    with contextlib.suppress(FileNotFoundError):
+        (folder / last).rename(old)
+    try:
+        (staging / first).replace(folder / first)
+    except OSError:  # as on Windows, where a program has it mapped
+        with contextlib.suppress(FileNotFoundError):
+            old.rename(folder / last)
+        raise
+    for name in sorted(names, key=lambda name: name == last):
+        if name != first:
+            (staging / name).replace(folder / name)
 
 
 @contextlib.contextmanager

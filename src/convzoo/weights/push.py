@@ -15,10 +15,12 @@ from . import client
 from .cache import check_revision, is_commit
 from .entries import FILE_NAME, OWNER
 from .errors import WeightsNotFound
+from .files import reading
 from .find import CONFIG_NAME, find_path
 from .publish import CARD_NAME, LOG_NAME, save_pretrained
 from .transfer import user_agent
 
+UPLOADED = [FILE_NAME, CONFIG_NAME, CARD_NAME, LOG_NAME]
 LATER = "set HF_ENDPOINT to another server"
 
 
@@ -124,6 +126,11 @@ def _push(
     info = find_path(folder).info
     if info is None:
         raise WeightsNotFound(f"the folder {folder} has no {CONFIG_NAME}; write it with save_pretrained")
+    folder = folder.expanduser()
+    for path in (folder / name for name in UPLOADED):
+        if path.is_file():
+            with reading(path), path.open("rb"):
+                pass
     target = repo_id or f"{OWNER}/{info.name}"
     client.check_stored_token(token)
     client.close_in_forks()
@@ -137,7 +144,7 @@ def _push(
         commit = api.upload_folder(
             repo_id=target,
             folder_path=folder,
-            allow_patterns=[FILE_NAME, CONFIG_NAME, CARD_NAME, LOG_NAME],
+            allow_patterns=UPLOADED,
             commit_message=message or f"{info.name}, by convzoo {about['library_version']}",
             revision=branch,
             create_pr=create_pr,
