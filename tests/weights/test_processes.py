@@ -19,10 +19,22 @@ from helpers.weight_folders import (
 )
 
 import convzoo
+from convzoo.weights import transfer
 
 REPO = "someone/files"
 DATA = bytes(range(256)) * 8000  # 2 MB that no test parses
 FETCH = "from helpers.weight_folders import fetch\nprint(len(fetch(token=False).read_bytes()))"
+PATIENT = "import convzoo.weights.transfer\nconvzoo.weights.transfer.PROBE_SECONDS = 60"
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """With a busy machine: silence is not what is tried here."""
+    monkeypatch.setattr(transfer, "PROBE_SECONDS", 60)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 60)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 60)
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "60")  # of the processes that are started
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "60")
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +79,7 @@ def test_96_loads_from_threads_download_once(hub, tmp_path, nets):
 def test_forked_workers_ask_on_their_own(hub, tmp_path, nets):
     """A process that has asked the Hub forks: its connections are not its children's."""
     pinned, _ = nets
-    code = """
+    code = f"""{PATIENT}
 import multiprocessing, sys, warnings
 import convzoo
 def load(repo_id):
@@ -76,7 +88,7 @@ warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)  # of a proces
 names = ["someone/net0", "someone/net1", "someone/net2"] * 4
 before = load(names[0])
 with multiprocessing.get_context("fork").Pool(3) as pool:
-    print(sorted(set(pool.map(load, names, chunksize=1))) == sorted({before, *map(load, names)}))
+    print(sorted(set(pool.map(load, names, chunksize=1))) == sorted({{before, *map(load, names)}}))
 print(before)
 """
     assert run_python(code, hub, tmp_path / "cache").split() == ["True", pinned[0]]
@@ -86,8 +98,8 @@ print(before)
 def test_a_forked_process_has_a_session_of_its_own(hub, tmp_path, nets):
     """Whichever client is installed; and the parent's goes on."""
     pinned, _ = nets
-    code = """
-import os, sys, warnings
+    code = f"""{PATIENT}
+import os, warnings
 import convzoo
 from convzoo.weights import client
 warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)  # of a process with threads
