@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.weight_folders import make_folder
 from safetensors.torch import save
 
 import convzoo
@@ -238,3 +239,21 @@ def test_what_is_no_state_dict():
         ValueError, match="unknown layout 'keras'; it is one of convzoo, torchvision, t2t-official, timm, transformers"
     ):
         convzoo.load_weights(model, model.state_dict(), layout="keras")
+
+
+@pytest.mark.parametrize(
+    ("layout", "error", "words"),
+    [
+        ("keras", ValueError, "unknown layout 'keras'"),
+        ("", ValueError, "unknown layout ''"),
+        (0, TypeError, "layout must be a string"),
+        (False, TypeError, "layout must be a string"),
+        (torch.zeros(2), TypeError, "layout must be a string"),
+    ],
+)
+def test_a_layout_is_checked_whatever_the_source(tmp_path, layout, error, words):
+    """And before the source is read."""
+    model = convzoo.create_model("lenet5")
+    for source in (model.state_dict(), make_folder(tmp_path / "net"), tmp_path / "nothing"):
+        with pytest.raises(error, match=words):
+            convzoo.load_weights(model, source, layout=layout)

@@ -91,6 +91,17 @@ def detect(state: State) -> str:
     return "torchvision"
 
 
+def check_layout(layout: object) -> None:
+    """Refuse what is neither a layout nor None.
+
+    Raises:
+        TypeError: no text.
+        ValueError: no such layout.
+    """
+    if layout is not None and check_text("layout", layout) not in LAYOUTS:
+        raise ValueError(f"unknown layout {shorten(layout)}; it is one of {', '.join(LAYOUTS)}, or None to find out")
+
+
 def convert(source: Mapping[str, Any], model: nn.Module, layout: str | None = None, own: State | None = None) -> State:
     """The tensors under our names.
 
@@ -102,12 +113,10 @@ def convert(source: Mapping[str, Any], model: nn.Module, layout: str | None = No
 
     Raises:
         TypeError: there are no tensors, or the layout is no text.
-        TypeError: the layout is no text.
         ValueError: no such layout.
         WeightsMismatch: several sets of tensors are for this model.
     """
-    if layout is not None and check_text("layout", layout) not in LAYOUTS:
-        raise ValueError(f"unknown layout {shorten(layout)}; it is one of {', '.join(LAYOUTS)}, or None to find out")
+    check_layout(layout)
     own = model.state_dict() if own is None else own
     if source.keys() == own.keys() and all(isinstance(value, Tensor) for value in source.values()):
         return dict(source)

@@ -224,6 +224,7 @@ def load_weights(
     head, mmap = check_bool("head", head), check_bool("mmap", mmap)
     verify = check_bool("verify", verify)
     unsafe_format = check_bool("unsafe_format", unsafe_format)
+    layouts.check_layout(layout)
     inner = unwrap(model) if isinstance(model, nn.Module) else model
     if not isinstance(inner, Classifier):
         raise TypeError(
@@ -248,7 +249,8 @@ def load_weights(
         found = find.find_path(Path(source), verify=verify)
         info, what = found.info, f"the weights in {source}"
         tensors = read_tensors(found.path, mmap=mmap)
-        layout = layout or (info.layout if info else None)
+        if layout is None and info is not None:
+            layout = info.layout
     state = layouts.convert(tensors, inner, layout)
     if not head:
         state = _with_own_head(inner, state)
