@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from drawn_digits import draw
 
 import convzoo
 
@@ -299,6 +300,20 @@ def test_train_own_images_and_the_command_that_it_names(tmp_path):
     broken = refused("train_own_images.py", "pictures", "--model", "fcn_gap", "--size", "28", cwd=tmp_path)
     assert broken.startswith(f"{Path('pictures', 'circle', '0.png')} is no picture that can be read")
     assert unknown.count("\n") == broken.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [(), ("--shard",)])
+def test_train_distributed(tmp_path, way):
+    """Two processes on this machine's processors learn to read the digits that they draw."""
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    options = ("--digits", 400, "--epochs", 8, "--out", "run")
+    out = run(*torchrun, EXAMPLES / "train_distributed.py", *way, *options, cwd=tmp_path)
+    assert out.count("epoch ") == 8
+    model = convzoo.create_model("mnist_resnet", pretrained=tmp_path / "run")
+    torch.manual_seed(5)
+    read = model(torch.stack([draw(digit) for digit in range(10)] * 5)).argmax(1)
+    assert (read == torch.arange(10).repeat(5)).float().mean() > 0.9
 
 
 def test_pictures_of_the_zoo_and_of_the_maps(tmp_path, call):
