@@ -127,8 +127,9 @@ def draw_losses() -> Figure:
 
 
 def draw_speed() -> Figure:
-    """The ratios of docs/speed.md as bars; those of one image and of sixteen beside each other."""
-    table = [line.strip("| \n").split(" | ") for line in SPEED.read_text().splitlines() if line.startswith("| ")]
+    """The first table of docs/speed.md as bars; one image and sixteen beside each other."""
+    first = SPEED.read_text().partition("\n## ")[0]
+    table = [line.strip("| \n").split(" | ") for line in first.splitlines() if line.startswith("| ")]
     figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
     axes, names, white = figure.subplots(), [], {"facecolor": "white", "edgecolor": "none", "pad": 0.3}
     for y, (what, other, ratios) in enumerate(table[2:]):
