@@ -72,6 +72,20 @@ def peak_growth(work: Callable[[], Any]) -> float:
     return (memory("VmHWM") - before) / 1e3
 
 
+def peak_allocated(work: Callable[[], Any]) -> int:
+    """Most bytes of tensors that ``work`` held at once, beyond those before it; memory that is used again counts."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        work()
+    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
 def memory(field: str) -> int:
     """A field of /proc/self/status, in kB."""
     with open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123 - a kernel interface

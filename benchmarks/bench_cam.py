@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from _common import peak_allocated
 from torch import nn
 
 import convzoo
@@ -162,20 +163,6 @@ def compare(calls: dict[str, Call], bare: Call, rounds: int) -> dict[str, tuple[
     return found
 
 
-def peak(call: Call) -> int:
-    """Most bytes that were allocated at once during ``call``, beyond those before it."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        call()
-    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return most
-
-
 # name, model, images, layer, classes, whether it has class activation maps
 CASES = (
     ("ResNet-50, a class each of 16 images", "resnet50", 16, "layer4", range(16), True),
@@ -214,11 +201,13 @@ def measure_memory(peers: dict[str, Any], quick: bool) -> None:
     for title, name, count, layer, targets, pooled in CASES[:2]:
         model, x, bare = build(name, 2 if quick and count > 2 else count)
         chosen = list(targets)[: len(x)] if count > 1 else list(targets)
-        reference = peak(bare)
+        with quiet():
+            reference = peak_allocated(bare)
         print(f"\n{title} ({len(x)}x3x224x224): peak of allocated memory over a bare forward pass's")
         print(f"  {'bare':32} {reference / 2**20:8.1f} MiB")
         for contender, call in working(contenders(peers, model, x, layer, chosen, pooled)).items():
-            most = peak(call)
+            with quiet():
+                most = peak_allocated(call)
             print(f"  {contender:32} {most / 2**20:8.1f} MiB  {most / reference:6.3f}", flush=True)
 
 

@@ -4,9 +4,9 @@
     python benchmarks/bench_growth.py --models resnet18 --rounds 9
 
 For creating a net, counting it, its logits and its class maps (``cam(model, images, "all")``), of everything else as
-little as possible: one image, ten classes, the smallest size. Wall clock, all cores, medians; peak memory is the
-largest growth of the resident size while it runs. The last column is the exponent e of the growth between the two
-largest: cost ~ n**e, where n is pixels, images or classes. 1 is linear; below, what does not grow with n prevails.
+little as possible: one image, ten classes, the smallest size. Wall clock, all cores, medians; peak memory is what its
+tensors take at most, the model's own apart. The last column is the exponent e of the growth between the two largest:
+cost ~ n**e, where n is pixels, images or classes. 1 is linear; below, what does not grow with n prevails.
 
 The relevance of a transformer takes a backward pass for each class, so it is not asked for 21,841 of them.
 """
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from _common import interleaved, machine, markdown, peak_growth
+from _common import interleaved, machine, markdown, peak_allocated
 
 import convzoo
 
@@ -55,7 +55,7 @@ def works(name: str, size: int, batch: int, classes: int) -> dict[str, Callable[
 
 def exponent(costs: list[float], amounts: list[int]) -> str:
     """e of cost ~ amount**e between the last two; a dash where there is nothing to compare."""
-    if min(costs[-2:]) <= 0:
+    if min(costs[-2:]) < 0.05:
         return "-"
     return f"{math.log(costs[-1] / costs[-2]) / math.log(amounts[-1] / amounts[-2]):.2f}"
 
@@ -77,10 +77,10 @@ def main() -> None:
                 ready = {key: lambda call=call: call for key, call in calls.items()}
                 for key, timing in interleaved(ready, args.rounds, clock=time.perf_counter).items():
                     times.setdefault(key, []).append(timing.median)
-                    peaks.setdefault(key, []).append(peak_growth(calls[key]))
+                    peaks.setdefault(key, []).append(peak_allocated(calls[key]) / 1e6)
             amounts = [amount(value) for value in values]
             for key in [key for key, each in times.items() if len(each) == len(values)]:
-                for cost, unit, form in ((times[key], "ms", ".1f"), (peaks[key], "MB", ".0f")):
+                for cost, unit, form in ((times[key], "ms", ".1f"), (peaks[key], "MB", ".1f")):
                     measured = [format(each, form) for each in cost]
                     table.append([f"{key}, {unit}", axis, ", ".join(measured), exponent(cost, amounts)])
         print(f"\n### {name}\n\n{markdown(('', 'against', 'cost at each value', 'e'), table)}")
