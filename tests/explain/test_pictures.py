@@ -9,7 +9,7 @@ import pytest
 import torch
 from drawn_digits import draw, side_by_side
 from helpers.cam_nets import UserNet
-from PIL import Image
+from PIL import Image, ImageFont
 
 import convzoo
 from convzoo import CAM, cam, feature_maps, overlay, show_cam, show_feature_maps, show_filters
@@ -550,9 +550,11 @@ class TestCommand:
         printed = capsys.readouterr().out.splitlines()
         assert len(printed) == 3
         assert printed[2] == f"cam at relu3: {out}"
+        line = 448 // 20  # what a line of letters takes, by the width of a panel; two of them above
+        bar = 16 + round(ImageFont.load_default(line - 5).getlength("none")) + 8
         with Image.open(out) as picture:
-            assert picture.size == (3 * (448 + 8) + 8 + 56, 8 + 36 + 224 + 8)
-            first = pixels(picture)[44:268, 8:456]
+            assert picture.size == (3 * (448 + 8) + 8 + bar, 8 + 2 * line + 224 + 8)
+            first = pixels(picture)[8 + 2 * line :, 8:456][:224]
         shown = pixels(Image.open(digit).resize((448, 224), Image.Resampling.NEAREST))
         assert abs(first - shown).max() <= 1  # the image itself, its normalisation undone
 
