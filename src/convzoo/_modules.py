@@ -29,7 +29,6 @@ WRAPPERS = {
     "torch.optim.swa_utils.AveragedModel": "module",
 }
 NAMES_INSIDE = frozenset(WRAPPERS.values())
-SPREAD = frozenset({"DTensor", "FlatParameter"})  # tensors of which each process has a part
 FORWARD_HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
@@ -71,30 +70,6 @@ def list_modules(model: nn.Module) -> list[nn.Module]:
                 seen.add(id(child))
                 found.append(child)
     return found
-
-
-def is_spread(model: nn.Module) -> bool:
-    """Whether each process has but a part of the parameters of ``model``, or of a part of it: FSDP, DTensor.
-
-    By the classes of FSDP's modules too, whose parameters are whole for a while after each run.
-    """
-    for module in list_modules(model):
-        kind = type(module)
-        if kind.__name__ == "FullyShardedDataParallel" or kind.__mro__[1].__name__ == "FSDPModule":
-            return True
-        for tensor in module._parameters.values():
-            if type(tensor) is not nn.Parameter and type(tensor).__name__ in SPREAD:
-                return True
-    return False
-
-
-def gather_first(name: str, deed: str) -> str:
-    """The text for a model that :func:`is_spread`."""
-    return (
-        f"the parameters of {name} are spread over processes (FSDP, DTensor), one process cannot {deed} it; gather "
-        "them (torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True) and load them "
-        "into an ordinary copy of the model"
-    )
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .._checks import check_bool, check_choice
-from .._modules import gather_first, has_hooks, is_spread, private_copy, unwrap
+from .._modules import has_hooks, private_copy, unwrap
+from .._spread import gather_first, is_spread
 from ..models import Classifier
 from .fuse import Fuser, Part
 from .layers import is_plain, pack

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from .. import registry
 from .._checks import check_choice, check_mapping, check_path, check_text, shorten
-from .._modules import gather_first, is_spread, unwrap
+from .._modules import unwrap
+from .._spread import gather_first, is_spread
 from .._transform import per_channel, transform
 from ..models import Classifier
 from ..profiling import profile
