@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from ..models._init import build_empty
 from ..registry import build
 from .entries import WeightInfo, describe_head
 from .errors import WeightsMismatch
-from .fit import ASKED, Reason, check_match, differences, put_in, shape_of
+from .fit import Reason, check_match, differences, put_in, shape_of
 from .layouts import State
 
 
@@ -151,22 +152,20 @@ def load_fitted(
     native_state: State,
     *,
     copy: bool = False,
-    reason: Reason = ASKED,
+    reason: Callable[[], Reason] = Reason,
 ) -> Classifier:
     """``native``, an empty model of the weights' own shape, with the weights, changed to what is wanted.
 
     ``native_state`` is its state dict. ``info`` is what is known of the weights; without it, a warning says what was
-    changed. ``reason`` says why ``native`` is what it is.
+    changed. ``reason()`` says why ``native`` is what it is.
 
     Raises:
         WeightsMismatch: they cannot be made to fit.
     """
     own = native.config
-    config = replace(
-        own,
-        in_chans=own.in_chans if wanted.in_chans is None else wanted.in_chans,
-        img_size=own.img_size if wanted.img_size is None else wanted.img_size,
-    )
+    asked: dict[str, Any] = {"in_chans": wanted.in_chans, "img_size": wanted.img_size}
+    changes = {field: value for field, value in asked.items() if value is not None}
+    config = replace(own, **changes) if changes else own
     model, adapted = native, []
     if config != own:
         if info and any(differences(native_state, state)):

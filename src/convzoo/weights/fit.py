@@ -38,10 +38,7 @@ class Reason(NamedTuple):
     remedy: str = "check the architecture and its options, classes and channels, or name the layout= of the keys"
 
 
-ASKED = Reason()
-
-
-def check_match(name: str, own: State, state: State, what: str, reason: Reason = ASKED) -> None:
+def check_match(name: str, own: State, state: State, what: str, reason: Callable[[], Reason] = Reason) -> None:
     """Refuse tensors that are not exactly those of the model called ``name``: other keys, shapes or kinds of numbers.
 
     Raises:
@@ -61,7 +58,8 @@ def check_match(name: str, own: State, state: State, what: str, reason: Reason =
             more = ", ..." if len(keys) > SHOWN else ""
             parts.append(f"{len(keys)} {word}: {', '.join(keys[:SHOWN])}{more}")
     if parts:
-        raise WeightsMismatch(f"{what} do not fit {name} {reason.because}: {'; '.join(parts)}; {reason.remedy}")
+        because, remedy = reason()
+        raise WeightsMismatch(f"{what} do not fit {name} {because}: {'; '.join(parts)}; {remedy}")
 
 
 def _wrong_kind(own: Tensor, tensor: Tensor) -> str:
@@ -127,7 +125,7 @@ def put_in(
     *,
     own: State | None = None,
     copy: bool = False,
-    reason: Reason = ASKED,
+    reason: Callable[[], Reason] = Reason,
 ) -> None:
     """Make the tensors the model's own; a model on the meta device takes them as they are, mapped or not.
 

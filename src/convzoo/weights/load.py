@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -127,7 +128,7 @@ def _load_described(
         info = info.in_model(native.config, trained)
     own_state = native.state_dict()
     state = layouts.convert(state, native, info.layout, own_state)
-    reason = _reason(info, options)
+    reason = functools.partial(_reason, info, options)
     return adapt.load_fitted(native, state, wanted, info, f"the weights {info.name}", own_state, reason=reason)
 
 
