@@ -133,8 +133,7 @@ def is_inert(model: nn.Module) -> bool:
             state.get("training", True)  # what wraps compiled code has none of its own
             or not state.keys().isdisjoint(PATCHES)
             or any(map(state.get, ACTING))
-            or not type(module).__module__.startswith(("convzoo.models.", "torch.nn.modules."))
-            or type(module).__module__ == "torch.nn.modules.transformer"  # whose activation may be anybody's code
+            or not is_known_code(type(module))  # type: ignore[arg-type] # a class can be hashed
         ):
             return False
         for parameter in state["_parameters"].values():
@@ -150,6 +149,13 @@ def is_inert(model: nn.Module) -> bool:
                 seen.add(id(child))
                 modules.append(child)
     return True
+
+
+@functools.lru_cache(maxsize=256)
+def is_known_code(kind: type[nn.Module]) -> bool:
+    """Whether all code of a class is the zoo's or torch's; of a transformer's layer the activation may be anybody's."""
+    place = kind.__module__
+    return place.startswith(("convzoo.models.", "torch.nn.modules.")) and place != "torch.nn.modules.transformer"
 
 
 def copy_inert(module: nn.Module, hooked: Set[int]) -> nn.Module:

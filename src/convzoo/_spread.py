@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 from torch import nn
 
 from ._modules import list_modules
 
 SPREAD = frozenset({"DTensor", "FlatParameter"})  # tensors of which each process has a part
+# where torch spreads parameters; of what was never imported there is no object
+SPREADERS = ("torch.distributed.fsdp", "torch.distributed.tensor", "torch.distributed._tensor")
 
 
 def is_spread(model: nn.Module) -> bool:
@@ -14,6 +18,8 @@ def is_spread(model: nn.Module) -> bool:
 
     By the classes of FSDP's modules too, whose parameters are whole for a while after each run.
     """
+    if not any(name in sys.modules for name in SPREADERS):
+        return False
     for module in list_modules(model):
         kind = type(module)
         if kind.__name__ == "FullyShardedDataParallel" or kind.__mro__[1].__name__ == "FSDPModule":

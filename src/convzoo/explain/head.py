@@ -54,12 +54,12 @@ class LinearHead:
         """Whether the gradient of a logit at the features is its weights over the number of cells, everywhere."""
         return self.scale is None and not self.wide
 
-    def logits(self, features: Tensor) -> Tensor:
-        """What this head makes of features (N, C, h, w): (N, classes)."""
+    def logits(self, features: Tensor, pooled: Tensor) -> Tensor:
+        """What this head makes of features (N, C, h, w), whose means are ``pooled`` (N, C): (N, classes)."""
         if self.wide:
             return self.maps(features, None).mean((2, 3)) + self.bias
-        pooled = functional.linear(features.mean((2, 3)), self.weight.flatten(1))
-        return (pooled if self.scale is None else pooled * self.scale.flatten(1)) + self.bias
+        scores = functional.linear(pooled, self.weight.flatten(1))
+        return (scores if self.scale is None else scores * self.scale.flatten(1)) + self.bias
 
     def maps(self, features: Tensor, classes: Tensor | None) -> Tensor:
         """The maps (N, K, h, w) of ``classes`` (N, K), or of all, from features (N, C, h, w)."""
@@ -83,18 +83,19 @@ def linear_head(
     ``half`` says that the logits were computed in 16 bits. None, if between the features and the logits there is
     anything but pooling, ``norm`` and ``classifier``: the head found here must reproduce the logits.
     """
-    head = _read(classifier, norm, features)
+    pooled = features.mean((2, 3))
+    head = _read(classifier, norm, pooled)
     if head is None or head.weight.shape[0] != logits.shape[1]:
         return None
     logits = logits.to(features.dtype)
-    difference = (head.logits(features) - logits).abs()
-    size = logits.abs().amax(1, keepdim=True) + features.mean((2, 3)).abs().amax(1, keepdim=True)
+    difference = (head.logits(features, pooled) - logits).abs()
+    size = logits.abs().amax(1, keepdim=True) + pooled.abs().amax(1, keepdim=True)
     wrong = difference > (0.05 if half else 1e-3) * size + 1e-6  # what is not a number is not wrong
     return None if bool(wrong.any()) else head
 
 
-def _read(classifier: nn.Module, norm: nn.Module | None, features: Tensor) -> LinearHead | None:
-    """The head that these layers would make behind a pooling."""
+def _read(classifier: nn.Module, norm: nn.Module | None, pooled: Tensor) -> LinearHead | None:
+    """The head that these layers would make of ``pooled`` (N, C)."""
     conv: nn.Conv2d | None = None
     if isinstance(classifier, nn.Linear):
         weight = classifier.weight.detach()[..., None, None]
@@ -102,9 +103,9 @@ def _read(classifier: nn.Module, norm: nn.Module | None, features: Tensor) -> Li
         weight, conv = classifier.weight.detach(), classifier
     else:
         return None
-    if weight.shape[1] != features.shape[1]:
+    if weight.shape[1] != pooled.shape[1]:
         return None
-    weight = weight.to(features.dtype)
+    weight = weight.to(pooled.dtype)
     bias = weight.new_zeros(weight.shape[0]) if classifier.bias is None else classifier.bias.detach().to(weight.dtype)
     if norm is None or isinstance(norm, nn.Identity):
         return LinearHead(weight, bias, None, conv)
@@ -116,7 +117,7 @@ def _read(classifier: nn.Module, norm: nn.Module | None, features: Tensor) -> Li
     if norm.weight is not None:
         flat = flat * norm.weight.detach().to(flat.dtype)
     flat = flat - flat.mean(1, keepdim=True)
-    variance = features.mean((2, 3)).var(1, correction=0)
+    variance = pooled.var(1, correction=0)
     return LinearHead(flat[..., None, None], bias, (variance + norm.eps).rsqrt()[:, None, None, None], conv)
 
 

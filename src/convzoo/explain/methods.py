@@ -83,7 +83,7 @@ def map_of(method: str, activations: Tensor, gradients: Tensor) -> Tensor:
     weights = WEIGHTINGS[method](gradients, sums, activations.shape[2:].numel())
     if weights.shape[2:].numel() == 1:
         return weighted_sum(weights.flatten(1)[:, None], activations)[:, 0]
-    return torch.einsum("nchw,nchw->nhw", weights, activations)
+    return (weights * activations).sum(1)
 
 
 def apply_method(method: Method, activations: Tensor, gradients: Tensor) -> Tensor:

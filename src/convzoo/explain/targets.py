@@ -40,12 +40,7 @@ def check_target(target: Target, images: int, classes: int | None = None) -> Non
     if _is_top(target):
         _top_count(target, classes)
         return
-    table = _as_table(target, images)
-    least, most = int(table.min()), int(table.max())
-    if least < 0 or (classes is not None and most >= classes):
-        wrong = least if least < 0 else most
-        known = "classes count from 0" if classes is None else f"the model has {classes} classes, 0 to {classes - 1}"
-        raise ValueError(f"target names class {wrong}, but {known}; pass a class in that range")
+    _check_table(target, images, classes)
 
 
 def class_scores(logits: Tensor) -> Tensor:
@@ -58,14 +53,13 @@ def find_classes(target: Target, logits: Tensor) -> Tensor:
     """The classes meant by ``target``, which is no callable: (N, K) int64 on the device of ``logits`` (N, classes)."""
     scores = class_scores(logits)
     images, classes = scores.shape
-    check_target(target, images, classes)
     if target is None:
         return scores.argmax(1, keepdim=True)
     if isinstance(target, str):
         return torch.arange(classes, device=logits.device).expand(images, classes)
     if _is_top(target):
         return scores.topk(_top_count(target, classes), dim=1).indices
-    return _as_table(target, images).to(logits.device)
+    return _check_table(target, images, classes).to(logits.device)
 
 
 def call_target(target: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
@@ -105,6 +99,17 @@ def _is_top(target: Target) -> bool:
 def _top_count(target: Target, classes: int | None) -> int:
     """k of ``("top", k)``."""
     return check_count("k of target=('top', k)", target[1], most=classes)  # type: ignore[index] # _is_top has looked
+
+
+def _check_table(target: Target, images: int, classes: int | None) -> Tensor:
+    """An explicit target as a table of classes (N, K) that there are."""
+    table = _as_table(target, images)
+    least, most = int(table.min()), int(table.max())
+    if least < 0 or (classes is not None and most >= classes):
+        wrong = least if least < 0 else most
+        known = "classes count from 0" if classes is None else f"the model has {classes} classes, 0 to {classes - 1}"
+        raise ValueError(f"target names class {wrong}, but {known}; pass a class in that range")
+    return table
 
 
 def _as_table(target: Target, images: int) -> Tensor:
