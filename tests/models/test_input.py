@@ -93,7 +93,10 @@ def test_a_model_without_numbers():
         model = build("resnet18")
     with pytest.raises(ValueError, match=r"is on meta, got images on cpu; the model has no numbers yet: .*to_empty"):
         model(torch.rand(1, 3, 32, 32))
-    assert model(torch.rand(1, 3, 32, 32, device="meta")).is_meta
+    images = torch.rand(1, 3, 32, 32, device="meta")
+    assert model(images).is_meta
+    with pytest.raises(TypeError, match=r"parameters of torch.float32, got images of torch.float16; convert them"):
+        model(images.half())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

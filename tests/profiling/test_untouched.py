@@ -188,6 +188,8 @@ def test_within_the_callers_modes():
         assert torch.is_inference_mode_enabled()
     with torch.autocast("cpu"):
         assert profile(model, (1, 28, 28)) == expected
+        with pytest.raises(TypeError, match=r"lenet5 has parameters of torch.float32, got images of torch.bfloat16"):
+            profile(model, (1, 28, 28), dtype=torch.bfloat16)
     with torch.device("meta"):
         assert profile(model, (1, 28, 28)) == expected
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._checks import check_img_size, plural, shorten
+from .._modules import is_autocast_on
 from .._transform import Transform
 from ._init import build_empty
 from ._layers import chans_in, entrance
@@ -27,7 +28,8 @@ AUTOCAST = frozenset({torch.float32, torch.float16, torch.bfloat16})  # autocast
 def check_images(model: Classifier, x: Tensor, *, original: Classifier | None = None) -> None:
     """Raise an explanatory error if ``model`` cannot take ``x``; symbolic tracing and compilation are not disturbed.
 
-    ``original`` has the same first layer, where that of ``model`` should not be looked at without need.
+    ``original`` is what ``model`` was copied from to be counted, by images without memory on no device. Its first layer
+    is looked at, for which that of the copy would have to be made.
     """
     if not isinstance(x, Tensor) or x.is_nested:
         if isinstance(x, fx.Proxy):
@@ -38,7 +40,7 @@ def check_images(model: Classifier, x: Tensor, *, original: Classifier | None = 
         raise ValueError(wrong_shape(model, x))
     check_size(model, shape[2], shape[3])
     if not torch.compiler.is_compiling():
-        check_kind(model, x, layer)
+        check_kind(model, x, layer, on_device=original is None)
 
 
 def check_size(model: Classifier, height: int, width: int) -> None:
@@ -50,7 +52,7 @@ def check_size(model: Classifier, height: int, width: int) -> None:
         raise ValueError(too_small(model, height, width))
 
 
-def check_kind(model: Classifier, x: Tensor, layer: nn.Module | None) -> None:
+def check_kind(model: Classifier, x: Tensor, layer: nn.Module | None, *, on_device: bool = True) -> None:
     """Refuse a batch without images, and tensors that the first layer, if known, cannot compute with."""
     if x.layout not in DENSE:
         raise TypeError(wrong_type(model, x))
@@ -63,11 +65,11 @@ def check_kind(model: Classifier, x: Tensor, layer: nn.Module | None) -> None:
         return
     if like.ndim < 2 and tuple(like.shape) != getattr(layer, "normalized_shape", None):  # flattened and sharded
         return
-    if x.device != like.device:
+    if on_device and x.device != like.device:
         raise ValueError(f"{model.config.name} is on {like.device}, got images on {x.device}; {_move(x, like)}")
     if x.dtype is not like.dtype and like.dtype in FLOATS:
         either = AUTOCAST.issuperset((x.dtype, like.dtype))
-        if not (either and torch.is_autocast_enabled(x.device.type)):
+        if not (either and on_device and is_autocast_on(like.device)):
             parameters = f"{model.config.name} has parameters of {like.dtype}"
             raise TypeError(f"{parameters}, got images of {x.dtype}; {_convert(x, like)}")
 

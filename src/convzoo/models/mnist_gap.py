@@ -57,14 +57,16 @@ class FcnGap(MnistClassifier):
 
     num_features = 48
     stages = {"stage1": "relu1", "stage2": "relu2", "stage3": "relu3"}
+    feature_layers = tuple(stages.values())
     _config: FcnGapConfig
 
     def __init__(self, config: FcnGapConfig) -> None:
         super().__init__(config, min_size=7, min_size_why="three unpadded 3x3 convolutions")
         self.cam_method = "cam" if config.global_pool == "avg" else "hires_cam"
         third = config.head != "conv_then_gap"  # there the classifier is the third convolution
-        self.stages = {name: path for name, path in type(self).stages.items() if third or path != "relu3"}
-        self.feature_layers = tuple(self.stages.values())
+        if not third:
+            self.stages = {"stage1": "relu1", "stage2": "relu2"}
+            self.feature_layers = ("relu1", "relu2")
         self.conv1 = nn.Conv2d(config.in_chans, 24, 3)
         self.bn1 = nn.BatchNorm2d(24)
         self.relu1 = nn.ReLU(inplace=True)

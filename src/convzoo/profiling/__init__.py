@@ -52,6 +52,7 @@ def profile(
         input_size: (C, H, W), or (N, C, H, W), or a tensor, or a tuple or dict of tensors for a model of several
             inputs. Where all inputs have the same first dimension it is the batch, and one image of it is counted.
         dtype: of the input, when a size is given; None means that of the model's parameters.
+        batch_dim: the dimension along which the inputs hold images; 1 for sequence first, None where there is none.
         counter: ``"convzoo"``, or ``"thop"`` for what thop reports, run on an empty copy.
 
     Returns:
@@ -96,6 +97,7 @@ def summary(
         model: as in :func:`profile`.
         input_size: as in :func:`profile`.
         dtype: as in :func:`profile`.
+        batch_dim: as in :func:`profile`.
         **options: those of ``torchinfo.summary`` that shape the table: ``depth``, ``col_names``, ``col_width``,
             ``row_settings``.
 

@@ -50,9 +50,15 @@ class FastLayerRecord(ModuleRecord):
     __slots__ = ("arguments", "copy", "expand", "layer", "rule")
 
     def __init__(
-        self, tally: Tally, path: str, layer: nn.Module, call: Call, expand: Callable[[ModuleRecord, nn.Module], Any]
+        self,
+        tally: Tally,
+        path: str,
+        layer: nn.Module,
+        call: Call,
+        expand: Callable[[ModuleRecord, nn.Module], Any],
+        parent: int = -1,
     ) -> None:
-        super().__init__(tally, path, type(layer).__name__)
+        super().__init__(tally, path, type(layer).__name__, parent)
         self.rule, self.arguments = call
         self.layer, self.expand = layer, expand
         self.copy: Any = None

@@ -22,7 +22,7 @@ METADATA = frozenset({
     TensorT.storage_offset, TensorT.is_contiguous, TensorT.is_floating_point, TensorT.is_complex,
     TensorT.is_signed, TensorT.element_size, TensorT.__len__, TensorT.__repr__,
     TensorT.__hash__, TensorT.get_device, TensorT.is_same_size, torch.is_floating_point, torch.is_complex,
-    torch.numel, torch.is_tensor,
+    torch.numel, torch.is_tensor, torch.promote_types,
 })  # fmt: skip
 
 # What reads values: allowed on the model's own tensors, impossible on a map, which has none.

@@ -26,12 +26,13 @@ class ModuleRecord:
     """One module while the model runs: it stands in for the module's ``forward``, and notes what passed."""
 
     __slots__ = (
-        "calls", "code", "counting", "input_shape", "inside", "macs", "output_shape", "own_macs", "own_params", "path",
-        "tally", "type",
+        "calls", "code", "counting", "input_shape", "inside", "macs", "output_shape", "own_macs", "own_params",
+        "parent", "path", "tally", "type",
     )  # fmt: skip
 
-    def __init__(self, tally: Tally, path: str, kind: str) -> None:
+    def __init__(self, tally: Tally, path: str, kind: str, parent: int = -1) -> None:
         self.tally, self.path, self.type = tally, path, kind
+        self.parent = parent  # the place of the record of the module that this one is a child of; -1: none
         self.code: Any = None  # the module's forward; set before the model runs
         self.counting = True
         self.input_shape: tuple[int, ...] | None = None

@@ -21,7 +21,7 @@ from ..models._input import check_images
 from .fast_layers import FAST_LAYERS, FastLayer, FastLayerRecord
 from .recorder import Recorder
 from .result import Layer
-from .tally import ModuleRecord
+from .tally import UNRECORDED, ModuleRecord
 
 PLAIN = (nn.Parameter, Tensor)
 STRIDED = torch.strided
@@ -48,7 +48,7 @@ class RecordedModel(ModuleCopier):
         self.recorder.module = self.records[0]
         self.finish()
 
-    def module(self, module: nn.Module, path: str = "", *, registered: bool = True) -> Any:
+    def module(self, module: nn.Module, path: str = "", *, registered: bool = True, parent: int = -1) -> Any:
         """The copy of ``module``, or what stands in for it; it goes into the totals if it is ``registered``."""
         stock_call = FAST_LAYERS.get(type(module))
         if stock_call is None:
@@ -59,19 +59,21 @@ class RecordedModel(ModuleCopier):
         if stock_call is not None and not module._forward_pre_hooks and "forward" not in module.__dict__:
             call = stock_call(module)  # pruning, for one, has a hook, and a plain tensor for a weight
             if call is not None:
-                fast = FastLayerRecord(self.recorder, path, module, call, self.expand)
+                fast = FastLayerRecord(self.recorder, path, module, call, self.expand, parent)
                 self._take_tensors(module, fast, registered)
                 stand_in = self._copies[id(module)] = FastLayer(fast)
                 self._originals.append(module)
                 return stand_in
         refuse_script(module, path)
-        record = ModuleRecord(self.recorder, path, type(module).__name__)
+        record = ModuleRecord(self.recorder, path, type(module).__name__, parent)
+        place = len(self.records)
         self._take_tensors(module, record, registered)
         fresh = self.remember(module, self._recorded(module, record))
         children = fresh._modules
         for name, child in children.items():
             if child is not None:
-                children[name] = self.module(child, f"{path}.{name}" if path else name, registered=registered)
+                below = f"{path}.{name}" if path else name
+                children[name] = self.module(child, below, registered=registered, parent=place)
         return fresh
 
     def _take_tensors(self, module: nn.Module, record: ModuleRecord, registered: bool) -> None:
@@ -121,8 +123,7 @@ class RecordedModel(ModuleCopier):
             state[name] = state[name].copy()
         state["training"], state["_compiled_call_impl"] = False, record
         if isinstance(module, Classifier) and type(module).check_input is Classifier.check_input:
-            # of the copy it would look at the first layer, for which that would have to be copied too
-            state.setdefault("check_input", functools.partial(check_images, fresh, original=module))
+            state.setdefault("check_input", functools.partial(check_unrecorded, fresh, module))
         self._states.append(state)
         self._unfinished.append((module, fresh))
         return fresh
@@ -145,10 +146,9 @@ class RecordedModel(ModuleCopier):
     def layers(self) -> list[Layer]:
         """A row for each module, with what is inside it added up."""
         params, macs = [each.own_params for each in self.records], [each.macs for each in self.records]
-        places = {record.path: index for index, record in enumerate(self.records)}
         for index in range(len(self.records) - 1, 0, -1):
-            parent = places.get(self.records[index].path.rpartition(".")[0])
-            if parent is not None:
+            parent = self.records[index].parent
+            if parent >= 0:
                 params[parent] += params[index]
                 if not self.records[parent].calls:  # a list of modules is not called itself
                     macs[parent] += macs[index]
@@ -170,3 +170,9 @@ class RecordedModel(ModuleCopier):
         for store in (self.parameters, self.buffers, self._copies, self._originals, self.records):
             store.clear()
         self.recorder.close()
+
+
+def check_unrecorded(fresh: Classifier, original: Classifier, x: Tensor) -> None:
+    """What ``check_input`` of ``original`` says to its copy; asking a tensor what it is passes no recorder."""
+    with UNRECORDED():
+        check_images(fresh, x, original=original)

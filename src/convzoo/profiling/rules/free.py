@@ -126,6 +126,44 @@ def concatenate(tally: Tally, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     return tally.map((*shapes[0][:dim], sum(shape[dim] for shape in shapes), *shapes[0][dim + 1 :]), dtype)
 
 
+@rule(torch.stack)
+def stack(tally: Tally, tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    """One axis more, as long as there are tensors."""
+    shape, dtype = tuple(tensors[0].shape), tensors[0].dtype
+    if not isinstance(dim, int) or not -len(shape) <= dim + 1 <= len(shape) + 1:
+        return NotImplemented
+    if any(tensor.shape != shape or tensor.dtype != dtype for tensor in tensors):
+        return NotImplemented
+    dim %= len(shape) + 1
+    return tally.map((*shape[:dim], len(tensors), *shape[dim:]), dtype)
+
+
+@rule(F.pad)
+def pad(tally: Tally, input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
+    """Zeros, or another number, around a map: two sizes an axis, the last axis first."""
+    shape = list(input.shape)
+    if mode != "constant" or len(pad) % 2 or len(pad) > 2 * len(shape) or not any(pad):
+        return NotImplemented
+    for place, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True), start=1):
+        shape[-place] += before + after
+    return tally.map(shape, input.dtype) if min(shape, default=0) > 0 and min(pad) >= 0 else NotImplemented
+
+
+BASIC_INDEX = frozenset({int, slice, type(None), type(...)})
+
+
+@rule(TensorT.__getitem__)
+def basic_index(tally: Tally, input: Tensor, index: Any) -> Any:
+    """A view of the same memory, where the index is made of numbers and slices alone."""
+    if not BASIC_INDEX.issuperset(map(type, index if type(index) is tuple else (index,))):
+        return NotImplemented
+    source = tally.twin(input)
+    try:
+        return tally.keep(source[index], getattr(source, "_memory", None))
+    except IndexError:
+        return NotImplemented
+
+
 @rule(torch.mean, torch.sum, TensorT.mean, TensorT.sum)
 def reduction(tally: Tally, input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """The axes summed over become one cell, or go."""
