@@ -16,6 +16,7 @@ import torch
 from helpers.weight_folders import make_folder, same, start_python
 
 import convzoo
+from convzoo.weights import folder as folder_module
 from convzoo.weights.folder import write_folder
 
 
@@ -147,6 +148,7 @@ def test_whenever_a_writer_is_killed_there_is_the_old_or_the_new(tmp_path, kille
 def test_what_a_living_writer_writes_is_not_cleared(tmp_path):
     code = f"""
 import pathlib, time
+from convzoo.weights import folder as folder_module
 from convzoo.weights.folder import write_folder
 def slowly(staging):
     (staging / "first").write_text("slow")
@@ -163,6 +165,20 @@ write_folder(pathlib.Path({str(tmp_path / "x")!r}), slowly, "first", "last")
     finish(process)
     assert (tmp_path / "x" / "first").read_text() == "slow"
     assert names(tmp_path) == ["go", "x"]
+
+
+def test_a_writer_that_never_ends_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_module, "LONGEST_MOVE", 0.1)
+    write_folder(tmp_path / "x", put("old"), "first", "last")
+    with (
+        folder_module._locked(tmp_path),
+        pytest.raises(BlockingIOError, match=r"another program is writing there"),
+    ):
+        write_folder(tmp_path / "x", put("new"), "first", "last")
+    assert {(tmp_path / "x" / name).read_text() for name in ("first", "second", "last")} == {"old"}
+    assert names(tmp_path) == ["x"]
+    write_folder(tmp_path / "x", put("new"), "first", "last")
+    assert (tmp_path / "x" / "first").read_text() == "new"
 
 
 def test_many_writers_of_one_folder(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import random
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import torch
 from helpers.weight_folders import leftovers, make_folder, put, same, start_python
 
 import convzoo
+from convzoo.weights.folder import _locked
 
 PACKAGE = str(Path(convzoo.__file__).parent / "weights")
 
@@ -106,11 +108,17 @@ class Interrupting:
         return self._line if frame.f_code.co_filename.startswith(PACKAGE) else None
 
     def _line(self, frame, event, argument):
-        if event == "line":
+        if event == "line" and not is_lock(frame):
             self.lines += 1
             if self.lines == self.at:
                 raise KeyboardInterrupt
         return self._line
+
+
+def is_lock(frame):
+    """Whether a line takes or leaves a lock of :mod:`threading`: C code, between which and the block no signal is
+    handled. Tracing sees the line once more before the lock is left."""
+    return linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip().startswith("with MAKING:")
 
 
 def moments(work, prepare, count, seed=0):
@@ -120,7 +128,7 @@ def moments(work, prepare, count, seed=0):
     prepare()
     with Interrupting() as all_lines:
         work()
-    assert all_lines.lines > 50
+    assert all_lines.lines > 10
     lines = range(1, all_lines.lines + 1)
     for at in lines if count >= len(lines) else sorted(random.Random(seed).sample(lines, count)):
         prepare()
@@ -212,3 +220,16 @@ def test_loading_is_interrupted_anywhere(folders, count):
         assert same(made, right), at
         assert same(model, right), at
         assert made.weights == right.weights
+
+
+def test_a_lock_is_left_wherever_it_is_interrupted(tmp_path):
+    def work():
+        with _locked(tmp_path, wait=True) as held:
+            assert held
+
+    def prepare():
+        with _locked(tmp_path) as held:  # does not wait
+            assert held
+
+    assert len(list(moments(work, prepare, 10_000))) > 10
+    prepare()

@@ -19,6 +19,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment] # as on Windows
 
+LONGEST_MOVE = 60.0  # seconds that another writer is waited for while it moves its files
 LEFT_OVER = 24 * 3600.0  # seconds after which an unfinished copy is nobody's, where locks cannot tell
 
 
@@ -97,29 +98,44 @@ def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
     """A lock on a folder; False where the system or the file system has none.
 
     Raises:
-        BlockingIOError: another has it, and we do not ``wait``; or the folder is gone.
+        BlockingIOError: another has it, and we do not ``wait``, or have for ``LONGEST_MOVE``; or the folder is gone.
     """
-    descriptor, held = None, False
-    if fcntl is not None:
+    opened: list[int] = []
+    try:
         try:
-            descriptor = os.open(folder, os.O_RDONLY)
+            yield _lock(folder, opened, LONGEST_MOVE if wait else 0)
+        finally:
+            _close(opened)
+    finally:  # should Ctrl-C have come before the line above: a lock left behind stops every later writer
+        _close(opened)
+
+
+def _lock(folder: Path, opened: list[int], seconds: float) -> bool:
+    """Lock a folder through a descriptor that is put into ``opened``; whether it could be."""
+    if fcntl is None:
+        return False
+    with contextlib.suppress(PermissionError):
+        try:
+            opened.append(os.open(folder, os.O_RDONLY))
         except FileNotFoundError as error:
             raise BlockingIOError(errno.EWOULDBLOCK, "it is gone") from error
-        except PermissionError:
-            pass
-    try:
-        if descriptor is not None:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = True
-            except BlockingIOError:
-                raise
-            except OSError:  # a file system without locks, as some of the network are
-                pass
-        yield held
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
+    deadline = time.monotonic() + seconds
+    while opened:
+        try:
+            fcntl.flock(opened[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise BlockingIOError(errno.EWOULDBLOCK, "another program is writing there") from None
+            time.sleep(0.01)
+        except OSError:  # a file system without locks, as some of the network are
+            break
+    return False
+
+
+def _close(opened: list[int]) -> None:
+    while opened:
+        os.close(opened.pop())
 
 
 def _clear(folder: Path) -> None:
