@@ -54,6 +54,16 @@ def test_check_without_the_model():
         convzoo.profile(convzoo.create_model("lenet5"), (1, 28, 28), counter="thop").check()
 
 
+def test_models_that_torchinfo_has_no_table_for():
+    class Answer(nn.Module):
+        def forward(self, x):
+            return x.ndim == 2
+
+    assert convzoo.profile(Answer(), torch.rand(1, 3)).macs == 0
+    with pytest.raises(ValueError, match=r"torchinfo has no table for Answer \(.*unsupported input or output type"):
+        convzoo.summary(Answer(), torch.rand(1, 3))
+
+
 def test_summary_has_our_counts():
     table = convzoo.summary(convzoo.create_model("t2t_vit_14"), (3, 224, 224), depth=2)
     assert (table.total_mult_adds, table.total_params) == (4_783_468_544, 21_545_550)

@@ -105,7 +105,8 @@ def summary(
         A ``torchinfo.ModelStatistics``; ``print`` shows the table.
 
     Raises:
-        TypeError, ValueError: as in :func:`profile`, or an option that is not one of these.
+        TypeError, ValueError: as in :func:`profile`, an option that is not one of these, or a model that torchinfo has
+            no table for, such as one that returns no tensor.
         ImportError: torchinfo is not installed.
 
     Example:

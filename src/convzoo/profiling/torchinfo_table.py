@@ -65,6 +65,11 @@ def torchinfo_summary(ours: Profile, model: nn.Module, inputs: Inputs, options: 
     try:
         with torch.inference_mode(False), torch.no_grad():
             statistics: Any = torchinfo.summary(empty, cache_forward_pass=False, **options)
+    except Exception as error:  # of the model we know that it can be counted
+        reason = shorten(str(error.__cause__ or error), 200)
+        raise ValueError(
+            f"torchinfo has no table for {ours.model} ({reason}); convzoo.profile has one of its own"
+        ) from error
     finally:
         engine.clear_cached_forward_pass()  # it keeps the last model of each class alive
     rows = {layer.path: layer for layer in ours.layers}
