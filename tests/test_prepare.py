@@ -219,6 +219,32 @@ class TestUnlike:
             with pytest.warns(UserWarning, match="mostly bright.*; no ink was found, invert=True"):
                 self.transform.batch(paper, prepare=prepare)
 
+    @pytest.mark.parametrize("scale", [0.35, 1.0])
+    def test_ink_out_of_place_is_said(self, scale):
+        digit = draw(3, 28, torch.Generator().manual_seed(0))
+        side = round(28 * scale)
+        moved = torch.zeros(1, 28, 28)
+        moved[:, :side, :side] = torch.nn.functional.interpolate(digit[None], (side, side), mode="area")[0]
+        if scale == 1:
+            moved = moved.roll(6, 2)
+        for image in (moved, moved.numpy()[0], Image.fromarray((moved[0] * 255).byte().numpy())):
+            with pytest.warns(UserWarning, match=r"a picture has its ink elsewhere .* prepare=True does what"):
+                self.transform.batch(image)
+            self.transform.batch(image, prepare=True)  # no warning: those are errors in the tests
+            self.transform.batch(image, prepare="auto")
+        with pytest.warns(UserWarning, match="ink elsewhere"):  # one of several
+            self.transform.batch(torch.stack([digit, moved]))
+
+    def test_pictures_of_noise_are_said(self):
+        noise = (torch.rand(28, 28, generator=torch.Generator().manual_seed(0)) * 255).byte().numpy()
+        with pytest.warns(UserWarning, match="ink elsewhere"):
+            self.transform.batch(Image.fromarray(noise))
+
+    def test_digits_in_place_are_not_judged(self):
+        generator = torch.Generator().manual_seed(1)
+        for digit in range(10):
+            self.transform.batch(draw(digit, 28, generator))
+
     def test_numbers_that_a_program_made_up_are_not_judged_blank(self):
         assert self.transform.batch(torch.zeros(2, 1, 28, 28)).shape == (2, 1, 28, 28)
         assert self.transform.batch(torch.rand(2, 1, 28, 28)).shape == (2, 1, 28, 28)

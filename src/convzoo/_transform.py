@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ._checks import check_choice, check_img_size, check_number, shorten
 from ._images import Box, is_pil, is_turned, lay_on, read_batch, split_alpha, to_chans, unit
-from ._prepare import is_prepared, prepare_digit
+from ._prepare import LARGEST, SMALLEST_KNOWN, is_in_place, is_prepared, prepare_digit
 
 Prepare = bool | Literal["auto"]
 PREPARATIONS = ("", "mnist")
@@ -34,7 +34,7 @@ class View:
         box: the part of the upright pictures that they show.
         notes: what was done to them, in words.
         file: they come from a file, or a PIL image, rather than from numbers that a program made.
-        searched: ink was looked for, and nothing had to be done or none was found.
+        searched: ink was looked for, and the picture prepared where some was found and it had to be.
     """
 
     pixels: Tensor
@@ -105,7 +105,8 @@ class Transform:
             ValueError: other shapes, channels that cannot be converted, numbers out of range, or no preparation.
 
         Warns:
-            UserWarning: a picture is unlike what the weights were trained on: mostly bright, or blank.
+            UserWarning: a picture is unlike what the weights were trained on: mostly bright, blank, or, where they
+                know MNIST's digits, with its ink too small, too large or off centre.
         """
         views = self.views(images, prepare=prepare, invert=invert)
         for what in dict.fromkeys(filter(None, map(self.unlike, views))):
@@ -141,7 +142,7 @@ class Transform:
             if done is None:
                 views.append(replace(self._cut(one, opacity, notes, file), searched=True))
             else:
-                views.append(View(done.pixels, done.box, notes + done.notes, file))
+                views.append(View(done.pixels, done.box, notes + done.notes, file, searched=True))
         return views
 
     def _prepared(self, colours: Tensor, alpha: Tensor | None, auto: bool, bright_ink: bool) -> View | None:
@@ -214,7 +215,17 @@ class Transform:
             return f"{known}; {ink}, invert=True takes dark for bright"
         if bool(blank.any()):
             return "is blank: all its pixels are the same, and what the net says of it means nothing"
+        if self.preparation == "mnist" and not view.searched and not self._in_place(view):
+            return (
+                "has its ink elsewhere than these weights know it, a box of 20x20 in 28x28 pixels with the centre of "
+                "mass in the middle; prepare=True does what was done to MNIST's"
+            )
         return ""
+
+    def _in_place(self, view: View) -> bool:
+        """Whether all pictures have their ink where MNIST's have theirs; of made-up numbers may all be ink."""
+        grey = unit(to_chans(view.pixels, 1) if self.in_chans in (1, 3) else view.pixels)[:, 0]
+        return bool(is_in_place(grey, SMALLEST_KNOWN, LARGEST if view.file else math.inf).all())
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Bytes to 0..1, then less the mean, by the std, of each channel: (N, C, H, W), float32."""
