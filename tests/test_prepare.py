@@ -243,7 +243,7 @@ class TestUnlike:
     def test_digits_in_place_are_not_judged(self):
         generator = torch.Generator().manual_seed(1)
         for digit in range(10):
-            self.transform.batch(draw(digit, 28, generator))
+            self.transform.batch(prepare_digit(draw(digit, 80, generator)).pixels)
 
     def test_numbers_that_a_program_made_up_are_not_judged_blank(self):
         assert self.transform.batch(torch.zeros(2, 1, 28, 28)).shape == (2, 1, 28, 28)

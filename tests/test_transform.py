@@ -273,6 +273,7 @@ class TestPictures:
 
 
 class TestTransform:
+    @pytest.mark.filterwarnings("ignore:a picture has its ink elsewhere")  # these are no digits
     def test_one_picture_for_a_data_loader(self):
         model = convzoo.create_model("lenet5", pretrained=True)
         transform = model.transform
@@ -286,6 +287,7 @@ class TestTransform:
         with pytest.raises(ValueError, match="a transform takes one picture, got 2"):
             transform([picture, picture])
 
+    @pytest.mark.filterwarnings("ignore:a picture has its ink elsewhere")  # these are no digits
     def test_in_workers(self):
         transform = convzoo.create_model("lenet5", pretrained=True).transform
         digits = [Image.fromarray(SMOOTH).rotate(turn) for turn in range(4)]

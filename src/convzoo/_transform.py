@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ._checks import check_choice, check_img_size, check_number, shorten
 from ._images import Box, is_pil, is_turned, lay_on, read_batch, split_alpha, to_chans, unit
-from ._prepare import LARGEST, SMALLEST_KNOWN, is_in_place, is_prepared, prepare_digit
+from ._prepare import BEARABLE, is_in_place, is_prepared, prepare_digit
 
 Prepare = bool | Literal["auto"]
 PREPARATIONS = ("", "mnist")
@@ -225,7 +225,8 @@ class Transform:
     def _in_place(self, view: View) -> bool:
         """Whether all pictures have their ink where MNIST's have theirs; of made-up numbers may all be ink."""
         grey = unit(to_chans(view.pixels, 1) if self.in_chans in (1, 3) else view.pixels)[:, 0]
-        return bool(is_in_place(grey, SMALLEST_KNOWN, LARGEST if view.file else math.inf).all())
+        smallest, largest, off_centre = BEARABLE
+        return bool(is_in_place(grey, smallest, largest if view.file else math.inf, off_centre).all())
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Bytes to 0..1, then less the mean, by the std, of each channel: (N, C, H, W), float32."""

@@ -208,6 +208,7 @@ def test_evaluate(digits, tmp_path):
     assert accuracy >= 80  # drawn digits are not what it was trained on
 
 
+@pytest.mark.filterwarnings("ignore:a picture has its ink elsewhere")  # these are no digits
 def test_evaluate_of_a_folder(digits, tmp_path, call):
     convzoo.save_pretrained(convzoo.create_model("lenet5.mnist", pretrained=True), tmp_path / "net", tag="mine")
     out = call("evaluate", "--weights", "net", "--data", digits)
