@@ -1,8 +1,7 @@
-"""What a shell sees: exit status, one line for what went wrong, pipes, interrupts, missing libraries, completion."""
+"""What a shell sees: exit status, one line for what went wrong, pipes, interrupts, missing libraries."""
 
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -176,29 +175,3 @@ def test_every_argument_says_what_it_is():
     for name, parser in commands().items():
         for action in parser._actions:
             assert action.help or action.choices, (name, action.dest)
-
-
-@pytest.mark.parametrize("kind", ["bash", "zsh", "fish"])
-def test_completion_is_a_sound_script(kind, capsys, tmp_path):
-    assert main(["completion", kind]) == 0
-    script = capsys.readouterr().out
-    for word in ("list", "max-params", "predict", "no-prepare"):
-        assert word in script
-    if shutil.which(kind):
-        (tmp_path / "script").write_text(script)
-        subprocess.run([kind, "-n", tmp_path / "script"], check=True)
-
-
-def test_completion_in_bash(capsys, tmp_path):
-    main(["completion", "bash"])
-    (tmp_path / "convzoo").write_text(f'#!/bin/sh\nexec {sys.executable} -m convzoo "$@"\n')
-    (tmp_path / "convzoo").chmod(0o755)
-    (tmp_path / "script").write_text(
-        f"PATH={tmp_path}:$PATH\n"
-        + capsys.readouterr().out
-        + 'complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _convzoo\n'
-        'echo "${COMPREPLY[@]}"; }\n'
-        "complete_words convzoo pro\ncomplete_words convzoo list --max-p\ncomplete_words convzoo profile resnext\n"
-    )
-    done = subprocess.run(["bash", tmp_path / "script"], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["profile", "--max-params", "resnext50_32x4d resnext101_32x8d resnext101_64x4d"]
