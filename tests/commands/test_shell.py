@@ -157,10 +157,13 @@ def test_every_help_has_examples_that_parse(name, capsys):
 def commands_of_pages():
     root = Path(__file__).resolve().parents[2]
     for page in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
-        for block in re.findall(r"```(?:bash|sh|console)?\n(.*?)```", page.read_text(), re.DOTALL):
-            for line in block.splitlines():
-                if match := re.match(r"(?:\$ )?(?:python -m )?convzoo (.*?)(?:\s+#.*)?$", line):
-                    yield page.name, match[1]
+        blocks = re.findall(r"```(?:bash|sh|console)?\n(.*?)```", page.read_text(), re.DOTALL)
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        lines = [line for block in blocks for line in block.splitlines()]
+        lines += [" ".join(code.split()) for code in re.findall(r"`(python -m convzoo \w+\s[^`]+)`", text)]
+        for line in lines:
+            if match := re.match(r"(?:\$ )?(?:python -m )?convzoo (.*?)(?:\s+#.*)?$", line):
+                yield page.name, match[1]
 
 
 def test_the_commands_of_the_pages_parse():
