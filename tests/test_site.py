@@ -86,6 +86,9 @@ def test_pages_are_readable(site, address, page):
         cut = "() => [...document.querySelectorAll('article .highlight > pre > code')]"
         cut += ".filter(code => code.scrollWidth - code.clientWidth > 1).map(code => code.innerText)"
         assert page.evaluate(cut) == [], name
+        broken = "() => [...document.querySelectorAll('article th code')]"
+        broken += ".filter(code => code.getClientRects().length > 1).map(code => code.innerText)"
+        assert page.evaluate(broken) == [], name
         missing = "() => [...document.images].filter(image => !image.naturalWidth).map(image => image.src)"
         assert page.evaluate(missing) == [], name
         text = page.inner_text("article")
@@ -93,6 +96,16 @@ def test_pages_are_readable(site, address, page):
             assert rest not in text, (name, rest)
         assert page.locator("article blockquote blockquote").count() == 0, name
         assert page.locator("article pre:not(.highlight pre)").count() == 0, name
+
+
+def test_what_a_function_returns_is_one_item(address, page):
+    """However many lines it takes in the docstring."""
+    page.goto(f"{address}/reference.html")
+    items = page.evaluate("""() => [...document.querySelectorAll('.doc-section-title')]
+        .filter(title => title.innerText.startsWith('Returns'))
+        .map(title => title.closest('p').nextElementSibling.children.length)""")
+    assert len(items) > 10
+    assert set(items) == {1}
 
 
 def test_links_lead_somewhere(site, address, page):

@@ -80,7 +80,7 @@ def show_cam(
         normalize: ``"joint"``, one scale for the classes of an image, or ``"max"``, each its own.
         alpha: share of the colour at the peak, see :func:`convzoo.overlay`.
         colormap: see :func:`convzoo.explain.colorize`.
-        min_side: enlarge small images until their shorter side has so many pixels.
+        min_side: enlarge small images until their shorter side has so many pixels; 224 by default.
         prepare: of pictures, as ``model.preprocess`` takes it.
         **options: ``method``, ``layer`` and the like of :func:`convzoo.cam`; ``mean`` and ``std`` of
             :func:`convzoo.overlay`.
