@@ -27,12 +27,18 @@ for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "CONVZOO_WEIGHTS"):
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job; processes that tests start inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import gc  # noqa: E402
 import random  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from helpers.hubserver import HubServer, point_client_at  # noqa: E402
+
+# torch's half a million objects stay: looking through them for garbage, again and again, took a tenth of the time
+gc.collect()
+gc.freeze()
+gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -17,7 +17,7 @@ def draw(file: Path, title: str, curve: list[float], truth: Tensor, answers: Ten
     left.plot(range(1, len(curve) + 1), curve, marker="o")
     left.set(xlabel="epoch", ylabel=f"% of {len(truth)} right", title=title)
     left.xaxis.get_major_locator().set_params(integer=True)
-    right.imshow(counts, cmap="Blues")
+    right.imshow(counts.numpy(), cmap="Blues")
     for row, column in counts.nonzero().tolist():
         dark = counts[row, column] > counts.max() / 2
         right.text(column, row, int(counts[row, column]), ha="center", va="center", color="white" if dark else "black")
