@@ -193,6 +193,7 @@ def point_client_at(url: str, monkeypatch: Any) -> None:
 
 class Handler(BaseHTTPRequestHandler):
     hub: HubServer
+    disable_nagle_algorithm = True  # else headers and body, written one after the other, wait 40 ms for each other
     protocol_version = "HTTP/1.1"
     fault: dict[str, Any] = {}
 
