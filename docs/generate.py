@@ -124,7 +124,7 @@ def weight_rows() -> list[list[str]]:
         info = convzoo.weight_info(name)
         top1 = info.metrics.get("top1")
         measured = f"{top1:.2f} % of {info.metrics['n']:,}" if top1 is not None else ""
-        where = "in the package" if info.bundled else "Hub"
+        where = "in the package" if info.bundled else "Hub" if info.revision else "`weights/hub` of a checkout"
         rows.append([f"`{name}`", f"{info.size / 1e6:.2f} MB", measured, where])
     return rows
 
