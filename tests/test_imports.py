@@ -12,7 +12,7 @@ PACKAGE = Path(convzoo.__file__).parent
 # from the ground up; what stands in one line may import from lower lines, and from its own package
 FLOORS = (
     {"_checks", "_modules", "_images", "_table"},
-    {"_prepare", "_spread"},
+    {"_inert", "_prepare", "_spread"},
     {"_transform"},
     {"registry"},
     {"models"},

@@ -8,7 +8,8 @@ from torch import nn
 from torch.testing import assert_close
 
 import convzoo
-from convzoo._modules import FORWARD_HOOKS, copy_inert, is_inert
+from convzoo._inert import copy_inert, is_inert
+from convzoo._modules import FORWARD_HOOKS
 from convzoo.explain import run
 
 SMALL = ["lenet5", "lenet5_1998", "mnist_net", "fcn_gap", "mnist_resnet", "basic_cnn", "residual_cnn", "inception_cnn"]

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import shorten
-from .._modules import copy_inert, is_autocast_on, is_inert, private_copy
+from .._inert import copy_inert, is_inert
+from .._modules import is_autocast_on, private_copy
 from ..models import Classifier
 from .layers import Reader, check_model, checked, find_layer, is_pooled, name_of, reader, walk
 
@@ -111,7 +112,7 @@ def run(
     """What ``forward`` makes of a private copy of ``model``, with ``hooks`` behind its layers, and ``images``.
 
     Gradients are off in the beginning; a hook may turn them on for what follows it. A model that a run leaves as it is
-    (:func:`~convzoo._modules.is_inert`) needs no such copy: for hooks one that shares the most, else none.
+    (:func:`~convzoo._inert.is_inert`) needs no such copy: for hooks one that shares the most, else none.
     """
     copied = model
     if private and hooks and is_inert(model):
