@@ -32,7 +32,7 @@ PARTS = {
     "training_step": ("A training step", ()),
     "load": ("Loading weights", ("--rounds", "5")),
     "profile": ("Counting", ()),
-    "cam": ("Class activation maps", ("threads", "memory", "speed", "--rounds", "9")),
+    "cam": ("Class activation maps", ("threads", "memory", "speed", "--rounds", "7")),
     "growth": ("Cost that grows", ()),
 }
 INTRODUCTION = """---

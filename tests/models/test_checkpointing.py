@@ -50,7 +50,7 @@ def test_the_same_step(name, size, options):
     for key, value in state.items():
         assert torch.allclose(value, state_again[key], rtol=1e-5), key
     assert all(module.momentum == 0.1 for module in model.modules() if isinstance(module, nn.BatchNorm2d))
-    assert held_again < 0.7 * held
+    assert held_again < (0.1 if name.startswith("vgg") else 0.7) * held  # of VGG the pooled maps of five blocks
     model.set_grad_checkpointing(False)
     assert not model.grad_checkpointing
 

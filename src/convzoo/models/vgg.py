@@ -140,12 +140,15 @@ class VGG(Classifier):
             return self.features(x)  # (N, 512, H/32, W/32)
         start = 0
         for pool in self.pools:
-            if self.grad_checkpointing:
-                x = self._run(self.features[start:pool], x)
+            if maps is None:
+                x = self._run(self.features[start : pool + 1], x)  # with the pooling, which would keep what it reads
             else:
-                for place in range(start, pool):
-                    x = self.features[place](x)
-            x = self.features[pool](note(maps, x))
+                if self.grad_checkpointing:
+                    x = self._run(self.features[start:pool], x)
+                else:
+                    for place in range(start, pool):
+                        x = self.features[place](x)
+                x = self.features[pool](note(maps, x))
             start = pool + 1
         return note(maps, x)
 
