@@ -13,8 +13,9 @@ light, light on dark, or coloured.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -87,25 +88,29 @@ def prepare_digit(
 
 def is_prepared(grey: Tensor) -> bool:
     """Whether a picture (height, width) of the net's size looks as MNIST's do: black, with its ink in place."""
-    return bool(grey.mean() <= 0.5) and bool((grey > 0.5).any()) and bool(is_in_place(grey[None], *GOOD))
+    return bool(grey.mean() <= 0.5) and bool((grey > 0.5).any()) and is_in_place(grey[None], *GOOD)
 
 
-def is_in_place(grey: Tensor, smallest: float, largest: float, off_centre: float) -> Tensor:
-    """Whether the bright ink of pictures (N, height, width) is as large and as central as ``GOOD`` or ``BEARABLE`` say:
-    (N,) bool. Nothing is said of pictures without bright ink.
+def is_in_place(grey: Tensor, smallest: float, largest: float, off_centre: float) -> bool:
+    """Whether the bright ink of all pictures (N, height, width), bytes or 0..1, is as large and as central as ``GOOD``
+    or ``BEARABLE`` say. Nothing is said of pictures without bright ink.
+
+    In numpy, whose calls take a third of the time of torch's: it is asked of every picture that a data loader reads.
     """
-    height, width = grey.shape[1:]
-    side = min(height, width) / FIELD
-    longest, off = grey.new_zeros(len(grey)), grey.new_zeros(len(grey))
-    for along, length in ((2, height), (1, width)):
-        places = torch.arange(length, device=grey.device)
-        inked = (grey > 0.5).any(along)  # (N, length)
-        first, last = torch.where(inked, places, length).amin(1), torch.where(inked, places, -1).amax(1)
-        longest = torch.maximum(longest, (last + 1 - first).clamp_min(0) / side)
-        mass = grey.sum(along)
-        centre = (mass * (places + 0.5)).sum(1) / mass.sum(1)
-        off = torch.maximum(off, (centre - length / 2).abs() / side)
-    return (longest == 0) | ((longest >= smallest * BOX) & (longest <= largest * BOX) & (off <= off_centre))
+    pixels = grey.detach().cpu()
+    full = 255.0 if pixels.dtype == torch.uint8 else 1.0
+    pictures: Any = pixels.numpy() if pixels.dtype == torch.uint8 else pixels.float().numpy()
+    inked = pictures > full / 2
+    side, longest, off = min(pictures.shape[1:]) / FIELD, 0.0, 0.0
+    for axis in (2, 1):
+        along = inked.any(axis)  # (N, length)
+        length = along.shape[1]
+        longest = np.maximum(longest, length - along.argmax(1) - along[:, ::-1].argmax(1))
+        mass = pictures.sum(axis, dtype=np.float32)
+        centre = mass @ (np.arange(length, dtype=np.float32) + 0.5) / np.maximum(mass.sum(1), 1e-9)
+        off = np.maximum(off, abs(centre - length / 2))
+    fits = (longest >= smallest * BOX * side) & (longest <= largest * BOX * side) & (off <= off_centre * side)
+    return bool((fits | ~along.any(1)).all())
 
 
 def find_ink(picture: Tensor, bright_ink: bool = False) -> tuple[Tensor, bool] | None:

@@ -224,9 +224,9 @@ class Transform:
 
     def _in_place(self, view: View) -> bool:
         """Whether all pictures have their ink where MNIST's have theirs; of made-up numbers may all be ink."""
-        grey = unit(to_chans(view.pixels, 1) if self.in_chans in (1, 3) else view.pixels)[:, 0]
+        grey = (to_chans(view.pixels, 1) if self.in_chans == 3 else view.pixels)[:, 0]
         smallest, largest, off_centre = BEARABLE
-        return bool(is_in_place(grey, smallest, largest if view.file else math.inf, off_centre).all())
+        return is_in_place(grey, smallest, largest if view.file else math.inf, off_centre)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Bytes to 0..1, then less the mean, by the std, of each channel: (N, C, H, W), float32."""
