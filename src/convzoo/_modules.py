@@ -74,6 +74,11 @@ def has_hooks(module: nn.Module) -> bool:
     return any(vars(module).get(kind) for kind in (*FORWARD_HOOKS, *BACKWARD_HOOKS))
 
 
+def has_global_hooks() -> bool:
+    """Whether hooks are registered for all modules."""
+    return any(getattr(nn.modules.module, f"_global{kind}", None) for kind in ("_forward_hooks", "_forward_pre_hooks"))
+
+
 def is_autocast_on(device: torch.device) -> bool:
     """Whether autocast is on for a kind of device."""
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .._checks import check_bool, check_choice
-from .._modules import has_hooks, private_copy, unwrap
+from .._modules import has_global_hooks, has_hooks, private_copy, unwrap
 from .._spread import gather_first, is_spread
 from ..models import Classifier
 from .fuse import Fuser, Part
 from .layers import is_plain, pack
 from .packed import BFLOAT16
+from .slices import Slices
 from .trace import Value, record, replace
 
 # How far outputs may be apart, as a share of the largest: what rounding does on the way through a deep net.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 SMALL_IMAGES = 96  # pixels a side; a multiple of 16, as T2T-ViT needs
-GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 ON_ACCELERATORS = 2e-2  # which may round the factors of float32 products to ten bits
 
 
@@ -146,7 +146,7 @@ class Optimizer:
 
     def run(self, example: Any) -> nn.Module:
         """The fastest copy that does what the original does."""
-        if any(getattr(torch.nn.modules.module, name, None) for name in GLOBAL_HOOKS):
+        if has_global_hooks():
             self.warnings.append("hooks are registered for all modules, so nothing is rewritten; remove them first")
             return self.original
         args = self.args = self.arguments(example)
@@ -220,6 +220,8 @@ class Optimizer:
             fast = make()
             if self.is_same(fast, args):
                 forget_kernels(fast)
+                if isinstance(fast, Classifier):
+                    fast.in_slices = Slices.of(trace, args[0].shape)
                 return fast
             self.put_back = {"": type(self.original).__name__}
         return self.original

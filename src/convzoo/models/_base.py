@@ -51,6 +51,7 @@ class Classifier(nn.Module):
         cam_method: how :func:`convzoo.cam` explains this net when it is left to choose.
         cam_layer: path of the module whose output Grad-CAM explains: the last convolution's maps, activated, before
             the final pooling. Empty where the maps that ``forward_features`` returns serve.
+        in_slices: of an optimised copy, how it goes through a large batch.
         auxiliary_heads: names of the parts that only training uses, where the config has ``aux=True``.
     """
 
@@ -66,6 +67,7 @@ class Classifier(nn.Module):
     aux_heads: tuple[str, ...] = ()
     feature_info: FeatureInfo | None = None
     still_layers: tuple[str, ...] = ()
+    in_slices: Callable[[Classifier, Callable[[Tensor], Tensor], Tensor], Tensor] | None = None
     num_features: int
 
     def __init__(self, config: ModelConfig, *, min_size: int = 1, min_size_why: str = "") -> None:
@@ -142,7 +144,9 @@ class Classifier(nn.Module):
             maps: list[Tensor] = []
             self.forward_features(x, maps=maps)
             return [maps[index] for index in self.feature_info.out_indices]
-        return self.forward_head(self.forward_features(x))
+        if self.in_slices is None:
+            return self.forward_head(self.forward_features(x))
+        return self.forward_head(self.in_slices(self, self.forward_features, x))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Train in less memory: keep only what enters each block, and compute the block again in the backward pass.
