@@ -70,7 +70,7 @@ class FusedBlock(Announcing, nn.Module):
         tensors = {self.source: x}
         for path, function, numbers, outputs, args, kwargs, listed, dead in self.steps:
             given = [tensors[number] for number in numbers]
-            call: Any = self.get_submodule(path) if path else FUNCTIONS[function]
+            call: Any = self._find(path) if path else FUNCTIONS[function]
             x = call(given, *args, **kwargs) if listed else call(*given, *args, **kwargs)
             for number in dead:
                 del tensors[number]
@@ -79,6 +79,13 @@ class FusedBlock(Announcing, nn.Module):
             else:
                 tensors.update((number, x[index]) for index, number in enumerate(outputs))
         return x
+
+    def _find(self, path: str) -> nn.Module:
+        """As ``get_submodule``, in a tenth of the time."""
+        module: Any = self
+        for name in path.split("."):
+            module = module._modules[name]
+        return module
 
     def extra_repr(self) -> str:
         return f"computes {self.kind}"

@@ -38,7 +38,8 @@ def optimize_for_inference(
 
     Batch norm is folded into the convolution before it, activations and residual additions are done inside the
     convolutions, 1x1 convolutions that read the same maps become one, dropout and auxiliary heads are left out, and of
-    T2T-ViT's last block only the class token's row is computed. In float32 on the CPU the weights are laid out once as
+    T2T-ViT's last block only the class token's row is computed. On the CPU a net of the zoo goes through a large batch
+    a few images at a time, where nobody can see it. In float32 on the CPU the weights are laid out once as
     its matrix kernels want them, beside the parameters: the first batch of every new shape takes longer, and the
     weights take twice their memory, those of wide 3x3 convolutions up to six times. Elsewhere the layers are ordinary
     ones.
