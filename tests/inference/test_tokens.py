@@ -44,6 +44,10 @@ def test_a_net_goes_through_them(name, monkeypatch):
     assert_same(fast(x), model(x))
     # the last block has but one query, and the performer's first tokens no attention
     assert seen == ["attend"] * (name == "t2t_vit_t_14") + ["attend_side_by_side"]
+    seen.clear()
+    monkeypatch.setattr(tokens, "MOST_SCORES", 3 * model.config.num_heads * 37**2 - 1)
+    assert_same(fast(x), model(x))
+    assert "attend_side_by_side" not in seen  # which would take memory that grows with the square of the tokens
     probabilities = []
     fast.forward_features(x, probabilities)
     assert [each.shape for each in probabilities] == [(3, model.config.num_heads, 37, 37)] * 2

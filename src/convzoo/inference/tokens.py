@@ -24,7 +24,7 @@ from .packed import GELU, NONE, PackedConv2d, PackedLinear, can_use_kernels
 from .winograd import divisor
 
 LONG = 512  # tokens
-SCORES_AT_ONCE = 5 * 2**18  # 5 MB of them
+SCORES_AT_ONCE, MOST_SCORES = 5 * 2**18, 2**22  # 5 and 16 MB of them
 
 
 def windows(maps: Tensor, kernel: int, stride: int) -> Tensor:
@@ -124,7 +124,7 @@ class FastTokenAttention(nn.Module):
             return block.mlp[2](block.mlp[0](block.norm2(x)), x)
         attn = block.attn
         q, k, v = attn.qkv(block.norm1(x)).chunk(3, -1)  # (N, L, 64)
-        if x.shape[1] >= LONG and can_use_kernels(x, attn.qkv.weight):
+        if x.shape[1] >= LONG and x.dtype is torch.float32 and can_use_kernels(x, attn.qkv.weight):
             out = attend(q, k, v, attn.scale)
         else:
             out = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=attn.scale)[:, 0]
@@ -166,7 +166,8 @@ class FastAttention(nn.Module):
 
     def forward(self, x: Tensor, add: Tensor, probabilities: list[Tensor] | None = None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (N, heads, L, D / heads)
-        if probabilities is None and x.dtype is torch.float32 and can_use_kernels(x, self.qkv.weight):
+        few = q.shape[0] * q.shape[1] * q.shape[2] ** 2 <= MOST_SCORES
+        if few and probabilities is None and x.dtype is torch.float32 and can_use_kernels(x, self.qkv.weight):
             return self.proj(attend_side_by_side(q, k, v, self.scale), add)
         return self.proj(t2t_vit.mix_values(q, k, v, self.scale, probabilities), add)
 
