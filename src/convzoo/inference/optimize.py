@@ -14,16 +14,14 @@ from .._checks import check_bool, check_choice
 from .._modules import has_global_hooks, has_hooks, private_copy, unwrap
 from .._spread import gather_first, is_spread
 from ..models import Classifier
+from .compare import TOLERANCES, is_close
 from .fuse import Fuser, Part
 from .layers import is_plain, pack
 from .packed import BFLOAT16
 from .slices import Slices
 from .trace import Value, record, replace
 
-# How far outputs may be apart, as a share of the largest: what rounding does on the way through a deep net.
-TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 SMALL_IMAGES = 96  # pixels a side; a multiple of 16, as T2T-ViT needs
-ON_ACCELERATORS = 2e-2  # which may round the factors of float32 products to ten bits
 
 
 def optimize_for_inference(
@@ -325,28 +323,3 @@ def check_bfloat16(model: nn.Module) -> None:
             f"bfloat16 would be slower than float32 on this {'processor' if device.type == 'cpu' else 'GPU'}, which "
             "has no instructions for it as far as torch can tell; leave dtype out"
         )
-
-
-def is_close(actual: Any, expected: Any) -> bool:
-    """Whether outputs, tensors or nested, are the same up to rounding."""
-    pairs: list[list[Tensor]] = [[], []]
-    replace(actual, Tensor, pairs[0].append)
-    replace(expected, Tensor, pairs[1].append)
-    return len(pairs[0]) == len(pairs[1]) > 0 and all(is_close_tensor(*pair) for pair in zip(*pairs, strict=True))
-
-
-def is_close_tensor(actual: Tensor, expected: Tensor, tolerance: float | None = None) -> bool:
-    """Whether two tensors are the same up to a share of the largest number; what is not finite must be the same."""
-    if actual.shape != expected.shape or actual.dtype != expected.dtype or actual.device != expected.device:
-        return False
-    if not expected.is_floating_point() or expected.numel() == 0:
-        return torch.equal(actual, expected)
-    if tolerance is None:
-        tolerance = max(TOLERANCES.get(expected.dtype, 1e-1), ON_ACCELERATORS * (expected.device.type != "cpu"))
-    if expected.dtype.itemsize < 4:
-        actual, expected = actual.float(), expected.float()
-    largest = expected.abs().max()
-    if largest.isfinite():
-        return bool((actual - expected).abs().max() <= tolerance * largest)
-    largest = torch.where(expected.isfinite(), expected, 0.0).abs().max()
-    return torch.allclose(actual, expected, rtol=0.0, atol=tolerance * largest.item(), equal_nan=True)

@@ -354,10 +354,3 @@ class Classifier(nn.Module):
         chans = plural(self.in_chans, "channel")
         gives = plural(self.num_classes, "class", "classes") if self.feature_info is None else self.feature_info
         return f"{self.config.name}: {chans} of {height}x{width}, {gives}"
-
-
-def note(maps: list[Tensor] | None, x: Tensor) -> Tensor:
-    """``x``, which is appended to ``maps`` where somebody wants them."""
-    if maps is not None:
-        maps.append(x)
-    return x

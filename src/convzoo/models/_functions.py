@@ -33,6 +33,13 @@ def global_pool(maps: Tensor, kind: Literal["avg", "max"]) -> Tensor:
     return global_average(maps) if kind == "avg" else maps.amax((2, 3))
 
 
+def note(maps: list[Tensor] | None, x: Tensor) -> Tensor:
+    """``x``, which is appended to ``maps`` where somebody wants them."""
+    if maps is not None:
+        maps.append(x)
+    return x
+
+
 def check_pooled(config: Any, pools: bool, how: str) -> None:
     """Refuse another ``global_pool`` than the default where the net of ``config`` does not pool globally."""
     if not pools and config.global_pool != "avg":

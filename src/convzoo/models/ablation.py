@@ -32,9 +32,9 @@ from torch import Tensor, nn
 
 from .._checks import shorten
 from ..registry import register
-from ._base import Classifier, note
+from ._base import Classifier
 from ._config import ModelConfig, Rate
-from ._functions import check_pooled, global_pool
+from ._functions import check_pooled, global_pool, note
 from ._init import centred_sigmoid_, he_normal_, identity_, normal_
 
 

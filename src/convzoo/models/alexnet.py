@@ -19,8 +19,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, note
+from ._base import Classifier
 from ._config import ModelConfig, Rate
+from ._functions import note
 from ._init import he_normal_, normal_
 
 

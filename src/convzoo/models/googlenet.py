@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, note
+from ._base import Classifier
 from ._config import ModelConfig, Rate
-from ._functions import AuxLogits, global_pool
+from ._functions import AuxLogits, global_pool, note
 from ._init import he_normal_, identity_, normal_
 
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import register
-from ._base import Classifier, note
+from ._base import Classifier
 from ._config import ModelConfig, Rate
-from ._functions import AuxLogits, global_average, global_pool
+from ._functions import AuxLogits, global_average, global_pool, note
 from ._init import he_normal_, identity_, normal_
 
 

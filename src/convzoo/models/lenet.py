@@ -28,8 +28,9 @@ from torch import Tensor, nn
 
 from .._checks import check_img_size
 from ..registry import register
-from ._base import Classifier, note
+from ._base import Classifier
 from ._config import ModelConfig
+from ._functions import note
 from ._init import centred_sigmoid_, copy_, fans, he_normal_, uniform_
 
 

@@ -13,9 +13,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import note
 from ._config import Rate
-from ._functions import global_pool
+from ._functions import global_pool, note
 from .mnist import MnistClassifier, MnistConfig
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import register
-from ._base import Classifier, note
+from ._base import Classifier
 from ._config import ModelConfig, Rate
-from ._functions import global_average
+from ._functions import global_average, note
 from ._init import he_normal_, normal_
 
 SQUEEZES = (16, 16, 32, 32, 48, 48, 64, 64)  # channels that fire2 to fire9 squeeze to; they expand to eight times that

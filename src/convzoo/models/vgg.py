@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from .._checks import shorten
 from ..registry import register
-from ._base import Classifier, note
+from ._base import Classifier
 from ._config import ModelConfig, Rate
-from ._functions import check_pooled
+from ._functions import check_pooled, note
 from ._init import he_normal_, identity_, normal_
 
 

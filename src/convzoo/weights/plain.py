@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from .._modules import private_copy
-from ..inference.optimize import is_close_tensor, is_optimized
+from ..inference.compare import is_close_tensor
+from ..inference.optimize import is_optimized
 from ..models import Classifier
 from ..models._init import build_empty
 from .fit import differences, fill_tables, hand_over
