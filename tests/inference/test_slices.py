@@ -58,6 +58,7 @@ def test_same_logits(name, monkeypatch):
 def test_how_many_images(resnet, monkeypatch):
     fast = convzoo.optimize_for_inference(resnet)
     assert fast.in_slices.numbers == 16  # 64 maps of a quarter of the pixels
+    assert convzoo.optimize_for_inference(resnet, example=images(resnet, 3)).in_slices == fast.in_slices
     monkeypatch.setattr(slices, "BYTES_AT_ONCE", 4 * 16 * 32 * 32 * 4 / torch.get_num_threads())  # four images
     seen = []
     monkeypatch.setattr(resnet.__class__, "forward_head", lambda self, features: features)

@@ -34,10 +34,10 @@ class Slices:
     numbers: float
 
     @classmethod
-    def of(cls, trace: Trace, image: torch.Size) -> Slices:
-        """For the net that ``trace`` is of, which was run on one image, (1, C, H, W)."""
+    def of(cls, trace: Trace, images: Tensor) -> Slices:
+        """For the net that ``trace`` is of, which was run on ``images`` (N, C, H, W)."""
         written = [trace.shapes[call.output].numel() for call in trace.calls if call.output is not None]
-        return cls(max(written) / image[2:].numel())
+        return cls(max(written) / (len(images) * images.shape[2:].numel()))
 
     def __call__(self, model: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """``function``, a method of ``model``, of images (N, C, H, W): in slices of the batch where that is faster and

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,7 +23,7 @@ from .packed import GELU, NONE, PackedConv2d, PackedLinear, can_use_kernels
 from .winograd import divisor
 
 LONG = 512  # tokens
-SCORES_AT_ONCE, MOST_SCORES = 5 * 2**18, 2**22  # 5 and 16 MB of them
+SCORES_AT_ONCE = 5 * 2**18  # 5 MB of them
 
 
 def windows(maps: Tensor, kernel: int, stride: int) -> Tensor:
@@ -68,27 +67,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
             shares = multiply(some, keys, None, *NONE).softmax(-1)  # (rows, L)
             place.copy_(multiply(shares, values, None, *NONE))
     return out
-
-
-def attend_side_by_side(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """softmax(scale q k^T) v of queries, keys and values (N, heads, L, D), where the kernels apply: (N, L, heads * D).
-
-    All heads of all images at once, as the groups of two 1x1 convolutions. Their pixels are the queries, their kernels
-    the keys, then the values.
-    """
-    convolve = torch.ops.mkldnn._convolution_pointwise
-    images, heads, length, width = q.shape
-    padding, groups = -length % 16, images * heads  # the kernels want whole vectors
-    geometry = ((0, 0), (1, 1), (1, 1), groups, "none", (), "")
-    shift = q.new_zeros(groups, length + padding)
-    shift[:, length:] = -math.inf
-    keys = F.pad(scale * k, (0, 0, 0, padding)).reshape(-1, width, 1, 1)
-    values = F.pad(v.transpose(2, 3), (0, padding)).reshape(groups * width, -1, 1, 1)
-    pixels = q.permute(2, 0, 1, 3).reshape(1, length, 1, -1).permute(0, 3, 1, 2)  # channels last
-    scores = convolve(pixels, keys, shift.flatten(), *geometry).permute(0, 2, 3, 1)
-    shares = scores.view(length, groups, -1).softmax(-1).view(1, length, 1, -1).permute(0, 3, 1, 2)
-    out = convolve(shares, values, None, *geometry).permute(0, 2, 3, 1)
-    return out.view(length, images, -1).transpose(0, 1)
 
 
 class FastMlp(nn.Module):
@@ -166,9 +144,6 @@ class FastAttention(nn.Module):
 
     def forward(self, x: Tensor, add: Tensor, probabilities: list[Tensor] | None = None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (N, heads, L, D / heads)
-        few = q.shape[0] * q.shape[1] * q.shape[2] ** 2 <= MOST_SCORES
-        if few and probabilities is None and x.dtype is torch.float32 and can_use_kernels(x, self.qkv.weight):
-            return self.proj(attend_side_by_side(q, k, v, self.scale), add)
         return self.proj(t2t_vit.mix_values(q, k, v, self.scale, probabilities), add)
 
 
