@@ -9,6 +9,7 @@ data set; the first process saves a folder that ``create_model(..., pretrained=F
 """
 
 import argparse
+import gc
 import os
 from pathlib import Path
 
@@ -100,4 +101,6 @@ if rank == 0:
     about = {"classes": list("0123456789"), "dataset": {"split": "drawn digits"}, "mean": (0.0,), "std": (1.0,)}
     convzoo.save_pretrained(alone, args.out, tag="drawn", **about)
     print(f"saved in {args.out}")
+del model, loss  # what is still there when Python ends may abort it: threads of the group are at work for it
+gc.collect()  # its parts refer to each other
 dist.destroy_process_group()

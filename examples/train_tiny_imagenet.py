@@ -25,10 +25,9 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from tiny_imagenet.augment import MEAN, STD
 from tiny_imagenet.data import Split, count_right, hold_out, load_split, wilson
-from tiny_imagenet.trainer import Recipe, Trainer, join
+from tiny_imagenet.trainer import Process, Recipe, Trainer, join, leave
 from tqdm import tqdm
 
 import convzoo
@@ -308,6 +307,13 @@ def run(argv: list[str]) -> int:
     started = time.perf_counter()
     args = parse(argv)
     process = join(args.device)
+    finished = run_as(process, args, argv, started)
+    leave(process)
+    return 0 if finished else UNFINISHED
+
+
+def run_as(process: Process, args: argparse.Namespace, argv: list[str], started: float) -> bool:
+    """The run, as one of the processes that share it; whether it is finished."""
     if process.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
@@ -342,10 +348,7 @@ def run(argv: list[str]) -> int:
             finish(trainer, held)
         else:
             print(f"left at step {trainer.done} of {trainer.steps}; the same command goes on from there")
-    if process.world > 1:
-        dist.barrier()
-        dist.destroy_process_group()
-    return 0 if finished else UNFINISHED
+    return finished
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import json
 import math
 import os
@@ -167,6 +168,18 @@ def join(device: str | None) -> Process:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if kind == "cuda" else "gloo")
     return Process(dist.get_rank(), dist.get_world_size(), torch.device(kind, local if kind == "cuda" else None))
+
+
+def leave(process: Process) -> None:
+    """Leave the other processes, once nobody needs the trainer any more.
+
+    A network for several processes that is still there when Python ends now and then aborts it (torch 2.13, gloo): it
+    would be taken down while threads of its group are at work. Its parts refer to each other, so it goes by collecting.
+    """
+    if process.world > 1:
+        gc.collect()
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 class Trainer:
