@@ -91,5 +91,6 @@ def test_compiled_for_real(name):
         assert_same(fast(x), expected)
         assert_same(fast.forward_head(fast.forward_features(x)), expected)
     assert isinstance(fast, convzoo.Classifier)
-    assert convzoo.profile(fast, x).macs == convzoo.profile(model, x).macs
+    # T2T-ViT's last block computes the class token alone, as it does in the copy that is not compiled
+    assert convzoo.profile(fast, x).macs == convzoo.profile(convzoo.optimize_for_inference(model), x).macs
     assert not any(key.startswith("_orig_mod") for key in fast.state_dict())

@@ -177,6 +177,17 @@ def test_auxiliary_heads_are_left_out():
             assert_same(fast(x), model(x))
 
 
+@pytest.mark.parametrize("inside", [False, True])
+@torch.no_grad()
+def test_an_auxiliary_head_that_serves_elsewhere_stays(inside):
+    model = build("googlenet_bn", aux=True, img_size=64)
+    model.fc = nn.Sequential(model.fc, nn.Linear(7, 1024), model.aux1.fc2)
+    whole = nn.Sequential(model) if inside else model
+    x = images(model)
+    fast = convzoo.optimize_for_inference(whole, example=x)
+    assert_same(fast(x), whole(x))
+
+
 @torch.no_grad()
 def test_other_modules():
     """Sequences of layers are rewritten, everything else is left as it is; a batch norm without statistics too.

@@ -19,7 +19,7 @@ from .fuse import Fuser, Part
 from .layers import is_plain, pack
 from .packed import BFLOAT16
 from .slices import Slices
-from .trace import Value, record, replace
+from .trace import Trace, Value, record, replace
 
 SMALL_IMAGES = 96  # pixels a side; a multiple of 16, as T2T-ViT needs
 
@@ -208,7 +208,7 @@ class Optimizer:
             trace, _ = record(private_copy(self.original), args)
         while True:
             fast = pack(private_copy(self.original), self.channels_last)
-            leave_out_auxiliary_heads(fast)
+            leave_out_auxiliary_heads(fast, trace)
             fuser = Fuser(fast, trace, self.put_back)
             wrong = self.find_wrong(fuser.parts, args)
             if not wrong:
@@ -277,13 +277,17 @@ def independent_copy(model: nn.Module) -> nn.Module:
     return fresh
 
 
-def leave_out_auxiliary_heads(model: nn.Module) -> None:
-    """Take out the heads that the zoo's nets use in training only."""
-    for module in list(model.modules()):
-        names = getattr(module, "auxiliary_heads", ())
-        if isinstance(module, Classifier) and is_plain(module) and any(name in module._modules for name in names):
+def leave_out_auxiliary_heads(model: nn.Module, trace: Trace) -> None:
+    """Take out the heads that the zoo's nets use in training only; of a net whose heads, or layers of them, ran in
+    ``trace`` after all, none."""
+    ran = [call.path for call in trace.calls + trace.modules]
+    for path, module in list(model.named_modules()):
+        names = [name for name in getattr(module, "auxiliary_heads", ()) if name in module._modules]
+        heads = tuple(f"{path}.{name}." if path else f"{name}." for name in names)
+        used = any(f"{each}.".startswith(heads) for each in ran)
+        if names and isinstance(module, Classifier) and is_plain(module) and not used:
             for name in names:
-                module._modules.pop(name, None)
+                module._modules.pop(name)
             module.config = module.config.changed(aux=False)
 
 
