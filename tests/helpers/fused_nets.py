@@ -30,3 +30,12 @@ def assert_same(actual, expected):
     """Within 1e-4 of the largest."""
     assert actual.shape == expected.shape
     assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def rows_saved(model):
+    """Multiply-accumulates that T2T-ViT's last block does without: all tokens' but the class token's."""
+    if not hasattr(model, "pos_embed"):
+        return 0
+    _, length, width = model.pos_embed.shape
+    matrices = 2 + 2 * model.config.mlp_ratio  # queries, projection and MLP, each of width x width
+    return (length - 1) * (matrices * width * width + 2 * length * width)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.fused_nets import assert_same, build, images
+from helpers.fused_nets import assert_same, build, images, rows_saved
 from helpers.sizes import abridged
 
 import convzoo
@@ -91,6 +91,5 @@ def test_compiled_for_real(name):
         assert_same(fast(x), expected)
         assert_same(fast.forward_head(fast.forward_features(x)), expected)
     assert isinstance(fast, convzoo.Classifier)
-    # T2T-ViT's last block computes the class token alone, as it does in the copy that is not compiled
-    assert convzoo.profile(fast, x).macs == convzoo.profile(convzoo.optimize_for_inference(model), x).macs
+    assert convzoo.profile(model, x).macs - convzoo.profile(fast, x).macs == rows_saved(model)
     assert not any(key.startswith("_orig_mod") for key in fast.state_dict())

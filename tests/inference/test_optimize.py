@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 import torch.fx
-from helpers.fused_nets import assert_same, build, images
+from helpers.fused_nets import assert_same, build, images, rows_saved
 from safetensors.torch import load, save
 from torch import nn
 
@@ -97,15 +97,6 @@ def test_an_ordinary_module(name):
     assert fast(x).shape == (2, 3)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key])
-
-
-def rows_saved(model):
-    """Multiply-accumulates that T2T-ViT's last block does without: all tokens' but the class token's."""
-    if not hasattr(model, "pos_embed"):
-        return 0
-    _, length, width = model.pos_embed.shape
-    matrices = 2 + 2 * model.config.mlp_ratio  # queries, projection and MLP, each of width x width
-    return (length - 1) * (matrices * width * width + 2 * length * width)
 
 
 @pytest.mark.parametrize("name", KINDS)

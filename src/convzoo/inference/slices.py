@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .._modules import has_global_hooks, has_hooks, list_modules
+from .._modules import has_global_hooks, list_modules
+from .layers import is_plain
 from .packed import PackedConv2d, PackedLinear, StandIn, can_use_kernels
 from .trace import TRANSPARENT, Trace
 from .winograd import divisor
@@ -59,7 +60,7 @@ def is_image_by_image(model: nn.Module) -> bool:
         return False
     for module in list_modules(model):
         kind = type(module)
-        if has_hooks(module) or "forward" in vars(module):
+        if not is_plain(module):
             return False
         if isinstance(module, NORMS) and (module.training or module.running_mean is None):
             return False
