@@ -58,6 +58,56 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
+def unwrap_call(model: nn.Module, path: str = "", *, hooks: bool = True) -> nn.Module:
+    """The module inside the wrappers, for those who run it instead of them.
+
+    Args:
+        model: a module, wrapped or not.
+        path: where it stands in a larger model, for the message.
+        hooks: mind the forward hooks of wrappers too.
+
+    Raises:
+        ValueError: calling a wrapper is not calling the module inside: it has hooks or a ``forward`` of its own, or it
+            was compiled from another module than it holds now.
+    """
+    inner = unwrap(model)
+    wrapper = model
+    while wrapper is not inner:
+        if hooks and any(vars(wrapper).get(kind) for kind in FORWARD_HOOKS):
+            why = "with hooks"
+        elif has_own_forward(wrapper):
+            why = "with a forward of its own"
+        elif runs_another(wrapper):
+            why = "that still runs the module it was compiled from, while another was put inside"
+        else:
+            wrapper = next(each for name in NAMES_INSIDE if (each := wrapper._modules.get(name)) is not None)
+            continue
+        raise ValueError(
+            f"{path or 'the model'} is a wrapper ({type(wrapper).__name__}) {why}, and wrappers are left out; pass the "
+            "module inside, with hooks and changes on itself, or wrap it anew"
+        )
+    return inner
+
+
+def has_own_forward(wrapper: nn.Module) -> bool:
+    """Whether somebody replaced what a wrapper does when it is called, in a subclass or on the instance."""
+    for kind in type(wrapper).__mro__:
+        if f"{kind.__module__}.{kind.__qualname__}" in WRAPPERS:
+            break
+        if "forward" in vars(kind) or "__call__" in vars(kind):
+            return True
+    code = getattr(vars(wrapper).get("forward"), "__globals__", None)  # functools.wraps does not change these
+    return "forward" in vars(wrapper) and (code is None or not code["__name__"].startswith("torch."))
+
+
+def runs_another(wrapper: nn.Module) -> bool:
+    """Whether a compiled ``wrapper`` calls a module that is not the one inside (any more)."""
+    call = vars(wrapper).get("_forward") or vars(wrapper).get("forward")
+    compiled = getattr(call, "_torchdynamo_orig_callable", None)  # a method of the module, or a function around it
+    ran = getattr(compiled, "__self__", None) or getattr(compiled, "__wrapped__", None)
+    return isinstance(ran, nn.Module) and ran is not wrapper._modules["_orig_mod"]
+
+
 def list_modules(model: nn.Module) -> list[nn.Module]:
     """The modules of ``model``, each once and itself first; faster than its own ``modules``."""
     found, seen = [model], {id(model)}
@@ -97,7 +147,7 @@ def private_copy(model: nn.Module, *, device: str | torch.device | None = None, 
     The copy shares the memory of the parameters. Everything else that code can change while it runs is its own:
     buffers, flags, hooks, and the lists, dicts and objects among the attributes of the modules, also where a bound
     method or a closure refers to them. Modules and tensors that stand in several places of ``model`` do so in the copy.
-    Wrappers are left out, of the model and of its parts. The one thing that reaches the model is code that overwrites
+    Wrappers are left out, of the model and of its parts (see :func:`unwrap_call`). The one thing that reaches the model is code that overwrites
     a parameter in place.
 
     Args:
@@ -110,6 +160,7 @@ def private_copy(model: nn.Module, *, device: str | torch.device | None = None, 
 
     Raises:
         TypeError: the model or a part of it is a scripted module.
+        ValueError: calling a wrapper is not calling the module inside.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
@@ -140,7 +191,7 @@ class ModuleCopier:
 
     def module(self, module: nn.Module, path: str = "", *, registered: bool = True) -> Any:
         """The copy of ``module`` and of the modules in it; ``registered`` is for those who count."""
-        module = unwrap(module)
+        module = unwrap_call(module, path, hooks=self.hooks)
         if id(module) in self._copies:
             return self._copies[id(module)]
         refuse_script(module, path)
@@ -219,7 +270,7 @@ class ModuleCopier:
         if kind in (set, frozenset):
             return self.remember(value, kind(self.value(each) for each in value))
         if kind is types.MethodType:
-            return types.MethodType(value.__func__, self.value(value.__self__))
+            return types.MethodType(self.value(value.__func__), self.value(value.__self__))
         if kind is functools.partial:
             keywords = {name: self.value(each) for name, each in value.keywords.items()}
             return functools.partial(self.value(value.func), *(self.value(each) for each in value.args), **keywords)
@@ -257,23 +308,33 @@ class ModuleCopier:
         return fresh
 
     def function(self, function: types.FunctionType) -> Any:
-        """A function whose closure refers to modules or mutable values, such as a patched ``forward`` or a hook."""
+        """A function that holds modules or mutable values, such as a patched ``forward`` or a hook: in its closure, in
+        the defaults of its arguments or among its attributes.
+        """
         cells = function.__closure__ or ()
         try:
             contents = [cell.cell_contents for cell in cells]
         except ValueError:  # a cell that is not filled yet
             return function
+        defaults, named = function.__defaults__ or (), function.__kwdefaults__ or {}
+        held = (*contents, *defaults, *named.values(), *vars(function).values())
+        if all(type(each) in IMMUTABLE or isinstance(each, type) for each in held):
+            return function
         fresh = types.FunctionType(
             function.__code__,
             function.__globals__,
             function.__name__,
-            function.__defaults__,
-            tuple(types.CellType() for _ in contents),
+            closure=tuple(types.CellType() for _ in contents),
         )
-        fresh.__kwdefaults__ = function.__kwdefaults__
         self.remember(function, fresh)
         for cell, each in zip(fresh.__closure__ or (), contents, strict=True):
             cell.cell_contents = self.value(each)
+        if defaults:
+            fresh.__defaults__ = tuple(self.value(each) for each in defaults)
+        if named:
+            fresh.__kwdefaults__ = {name: self.value(each) for name, each in named.items()}
+        fresh.__qualname__, fresh.__module__ = function.__qualname__, function.__module__
+        vars(fresh).update({name: self.value(each) for name, each in vars(function).items()})
         return fresh
 
     def remember(self, value: Any, fresh: Any) -> Any:

@@ -81,7 +81,7 @@ def _profile_module(model: Any, input_size: int | Sequence[int] | None) -> Any:
     inner = unwrap(model)
     if not isinstance(inner, Classifier) and (input_size is None or isinstance(input_size, int)):
         raise TypeError(f"the input of {type(inner).__name__} is not known; pass input_size=(channels, height, width)")
-    return profile(inner, input_size)
+    return profile(model, input_size)
 
 
 def profile_by_name(

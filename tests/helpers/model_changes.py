@@ -24,7 +24,9 @@ def change(function):
 
 
 def places(model: nn.Module, *kinds: type) -> list[str]:
-    return [path for path, module in model.named_modules() if path and isinstance(module, kinds)]
+    """Where modules can be replaced: not inside what was compiled, which would go on running the old one."""
+    named = [(path, module) for path, module in model.named_modules() if path and not path.endswith("._orig_mod")]
+    return [path for path, module in named if isinstance(module, kinds)]
 
 
 def put(model: nn.Module, path: str, module: nn.Module) -> None:
@@ -326,7 +328,7 @@ def other_attention(model, draw):
         attention.qkv.bias = nn.Parameter(torch.randn(attention.qkv.out_features) * 0.3)
     elif kind == 1:
         attention.scale *= 1.7
-    else:
+    elif type(attention.proj) is nn.Linear:
         attention.proj = nn.Sequential(attention.proj, Scale(attention.proj.out_features))
 
 

@@ -1,5 +1,6 @@
 """Models changed in all the ways that people change them: optimised, they are the same function."""
 
+import copy
 import warnings
 
 import pytest
@@ -41,9 +42,18 @@ def check(seed, nets):
         for images in (x, torch.cat([x, x.flip(0), x[:1]]) * 1.5):
             wanted, got = model(images).as_subclass(Tensor), fast(images).as_subclass(Tensor)
             assert got.shape == wanted.shape, text
-            error = (got - wanted).abs().max() / wanted.abs().max().clamp_min(1e-3)
-            assert error < 3e-4, f"{text}: off by {error:.1e}"
+            error = relative_error(got, wanted)
+            if error >= 3e-4:  # the norms of two equal images, say, make any rounding large: the original's own too
+                assert error < 5 * relative_error(wanted, in_float64(model, images)), f"{text}: off by {error:.1e}"
     return True
+
+
+def relative_error(got, wanted):
+    return (got - wanted).abs().max() / wanted.abs().max().clamp_min(1e-3)
+
+
+def in_float64(model, images):
+    return copy.deepcopy(model).double()(images.double())
 
 
 @pytest.mark.parametrize("start", [0, 19])

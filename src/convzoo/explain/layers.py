@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .._checks import shorten
-from .._modules import unwrap
+from .._modules import unwrap, unwrap_call
 from .._spread import gather_first, is_spread
 from ..models import Classifier
 from .measure import measure, token_order
@@ -67,10 +67,11 @@ def check_model(model: object) -> nn.Module:
 
     Raises:
         TypeError: not a module, a scripted one, or one whose parameters are spread over processes.
+        ValueError: calling a wrapper is not calling the module inside.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; create_model(name) makes one")
-    inner = unwrap(model)
+    inner = unwrap_call(model)
     if isinstance(inner, torch.jit.ScriptModule):
         raise TypeError("a scripted module cannot be looked into; pass the module it was made from")
     if is_spread(model):

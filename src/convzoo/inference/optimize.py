@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .._checks import check_bool, check_choice
-from .._modules import has_global_hooks, has_hooks, private_copy, unwrap
+from .._modules import has_global_hooks, private_copy
 from .._spread import gather_first, is_spread
 from ..models import Classifier
 from .compare import TOLERANCES, is_close
@@ -67,9 +67,10 @@ def optimize_for_inference(
     Raises:
         TypeError: ``model`` is not a module.
         ValueError: an unknown memory format, an example that ``model`` does not take, weights on the meta device or
-            spread over processes, or hooks on a wrapper such as :func:`torch.compile` makes. With ``dtype``: another
-            type, a processor or GPU that has no instructions for it and would be slower, a model that cannot be run on
-            its own kind of images and comes without an example, or one whose outputs in bfloat16 are others.
+            spread over processes, or a wrapper such as :func:`torch.compile` makes whose call is not that of the module
+            inside (it has hooks, say). With ``dtype``: another type, a processor or GPU that has no instructions for it
+            and would be slower, a model that cannot be run on its own kind of images and comes without an example, or
+            one whose outputs in bfloat16 are others.
 
     Warns:
         UserWarning: parts were rewritten, differed from the original on the example, and were put back; or a model of
@@ -99,12 +100,6 @@ def optimize_for_inference(
         )
     if is_spread(model):
         raise ValueError(gather_first("the model", "optimise"))
-    for path, module in model.named_modules():
-        if unwrap(module) is not module and has_hooks(module):
-            raise ValueError(
-                f"{path or 'the model'} is a wrapper ({type(module).__name__}) with hooks, and wrappers are left out; "
-                "register the hooks on the module inside"
-            )
     with torch.inference_mode(False), torch.no_grad():
         original = independent_copy(model)
         optimizer = Optimizer(original, memory_format == "channels_last")
@@ -267,7 +262,7 @@ def make_images(model: nn.Module) -> list[Tensor]:
 
 def independent_copy(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in evaluation mode, without gradients, that shares no memory with it."""
-    fresh: nn.Module = private_copy(unwrap(model))
+    fresh: nn.Module = private_copy(model)
     for module in fresh.modules():
         for name, parameter in module._parameters.items():
             if type(parameter) is nn.Parameter:

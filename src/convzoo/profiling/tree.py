@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .._modules import BACKWARD_HOOKS, FORWARD_HOOKS, ModuleCopier, refuse_script, unwrap
+from .._modules import BACKWARD_HOOKS, FORWARD_HOOKS, ModuleCopier, refuse_script, unwrap_call
 from ..models import Classifier
 from ..models._input import check_images
 from .fast_layers import FAST_LAYERS, FastLayer, FastLayerRecord
@@ -52,7 +52,7 @@ class RecordedModel(ModuleCopier):
         """The copy of ``module``, or what stands in for it; it goes into the totals if it is ``registered``."""
         stock_call = FAST_LAYERS.get(type(module))
         if stock_call is None:
-            module = unwrap(module)
+            module = unwrap_call(module, path, hooks=False)
             stock_call = FAST_LAYERS.get(type(module))
         if id(module) in self._copies:
             return self._copies[id(module)]
