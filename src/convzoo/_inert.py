@@ -8,7 +8,7 @@ from collections.abc import Set
 
 from torch import nn
 
-from ._modules import BACKWARD_HOOKS, FORWARD_HOOKS
+from ._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS
 
 ACTING = (*FORWARD_HOOKS, *BACKWARD_HOOKS, "_compiled_call_impl")  # what a call runs beside or instead of the code
 PATCHES = frozenset({"forward", "forward_features", "forward_head", "check_input"})  # code, where an instance has it

@@ -1,4 +1,4 @@
-"""Wrapped models, and private copies: run a model's code without changing anything of the model.
+"""Private copies of models: run a model's code without changing anything of the model.
 
 Looking into a model or counting it needs evaluation mode, hooks and a run of its ``forward``. Done on the user's model,
 all of that would have to be undone, also after an exception, and every other thread that uses the model would see it.
@@ -18,94 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-# The class of a wrapper, and under which name it keeps the module that it wraps. By the names of the classes, because
-# importing them only to look for them is slow.
-WRAPPERS = {
-    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
-    "torch.nn.parallel.data_parallel.DataParallel": "module",
-    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
-    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "_fsdp_wrapped_module",
-    "torch.optim.swa_utils.AveragedModel": "module",
-}
-NAMES_INSIDE = frozenset(WRAPPERS.values())
-FORWARD_HOOKS = (
-    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-)  # fmt: skip
-BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
+from ._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS, unwrap_call
+
 STANDARD = frozenset(nn.Module().__dict__) | {"_compiled_call_impl"}
 CONTAINERS = tuple(name for name, value in nn.Module().__dict__.items() if isinstance(value, (dict, set)))
 IMMUTABLE = frozenset({
     int, float, str, bool, bytes, complex, type(None), type, torch.dtype, torch.device, torch.Size, torch.layout,
     torch.memory_format, types.BuiltinFunctionType, types.ModuleType, range, slice,
 })  # fmt: skip
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside what compilation, data parallelism and weight averaging put around it, in any order.
-
-    Example:
-        >>> layer = nn.Linear(3, 2)
-        >>> unwrap(nn.DataParallel(torch.compile(layer))) is layer
-        True
-    """
-    while any(name in model._modules for name in NAMES_INSIDE):
-        names = (WRAPPERS.get(f"{kind.__module__}.{kind.__qualname__}") for kind in type(model).__mro__)
-        inner = next((model._modules[name] for name in names if name), None)
-        if inner is None:
-            break
-        model = inner
-    return model
-
-
-def unwrap_call(model: nn.Module, path: str = "", *, hooks: bool = True) -> nn.Module:
-    """The module inside the wrappers, for those who run it instead of them.
-
-    Args:
-        model: a module, wrapped or not.
-        path: where it stands in a larger model, for the message.
-        hooks: mind the forward hooks of wrappers too.
-
-    Raises:
-        ValueError: calling a wrapper is not calling the module inside: it has hooks or a ``forward`` of its own, or it
-            was compiled from another module than it holds now.
-    """
-    inner = unwrap(model)
-    wrapper = model
-    while wrapper is not inner:
-        if hooks and any(vars(wrapper).get(kind) for kind in FORWARD_HOOKS):
-            why = "with hooks"
-        elif has_own_forward(wrapper):
-            why = "with a forward of its own"
-        elif runs_another(wrapper):
-            why = "that still runs the module it was compiled from, while another was put inside"
-        else:
-            wrapper = next(each for name in NAMES_INSIDE if (each := wrapper._modules.get(name)) is not None)
-            continue
-        raise ValueError(
-            f"{path or 'the model'} is a wrapper ({type(wrapper).__name__}) {why}, and wrappers are left out; pass the "
-            "module inside, with hooks and changes on itself, or wrap it anew"
-        )
-    return inner
-
-
-def has_own_forward(wrapper: nn.Module) -> bool:
-    """Whether somebody replaced what a wrapper does when it is called, in a subclass or on the instance."""
-    for kind in type(wrapper).__mro__:
-        if f"{kind.__module__}.{kind.__qualname__}" in WRAPPERS:
-            break
-        if "forward" in vars(kind) or "__call__" in vars(kind):
-            return True
-    code = getattr(vars(wrapper).get("forward"), "__globals__", None)  # functools.wraps does not change these
-    return "forward" in vars(wrapper) and (code is None or not code["__name__"].startswith("torch."))
-
-
-def runs_another(wrapper: nn.Module) -> bool:
-    """Whether a compiled ``wrapper`` calls a module that is not the one inside (any more)."""
-    call = vars(wrapper).get("_forward") or vars(wrapper).get("forward")
-    compiled = getattr(call, "_torchdynamo_orig_callable", None)  # a method of the module, or a function around it
-    ran = getattr(compiled, "__self__", None) or getattr(compiled, "__wrapped__", None)
-    return isinstance(ran, nn.Module) and ran is not wrapper._modules["_orig_mod"]
 
 
 def list_modules(model: nn.Module) -> list[nn.Module]:
@@ -117,16 +37,6 @@ def list_modules(model: nn.Module) -> list[nn.Module]:
                 seen.add(id(child))
                 found.append(child)
     return found
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether calling ``module`` runs hooks."""
-    return any(vars(module).get(kind) for kind in (*FORWARD_HOOKS, *BACKWARD_HOOKS))
-
-
-def has_global_hooks() -> bool:
-    """Whether hooks are registered for all modules."""
-    return any(getattr(nn.modules.module, f"_global{kind}", None) for kind in ("_forward_hooks", "_forward_pre_hooks"))
 
 
 def is_autocast_on(device: torch.device) -> bool:
@@ -147,8 +57,8 @@ def private_copy(model: nn.Module, *, device: str | torch.device | None = None, 
     The copy shares the memory of the parameters. Everything else that code can change while it runs is its own:
     buffers, flags, hooks, and the lists, dicts and objects among the attributes of the modules, also where a bound
     method or a closure refers to them. Modules and tensors that stand in several places of ``model`` do so in the copy.
-    Wrappers are left out, of the model and of its parts (see :func:`unwrap_call`). The one thing that reaches the model is code that overwrites
-    a parameter in place.
+    Wrappers are left out, of the model and of its parts (see :func:`unwrap_call`). The one thing that reaches the model
+    is code that overwrites a parameter in place.
 
     Args:
         model: any module whose code is Python.

@@ -72,7 +72,7 @@ def _rows(
 def _profile_module(model: Any, input_size: int | Sequence[int] | None) -> Any:
     from torch import nn
 
-    from ._modules import unwrap
+    from ._wrappers import unwrap
     from .models import Classifier
     from .profiling import profile
 

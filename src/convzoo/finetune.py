@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from ._checks import check_number, check_text, did_you_mean, plural, shorten
-from ._modules import unwrap
+from ._wrappers import unwrap
 from .models import Classifier
 from .models._stages import HEAD, stage_of_modules, stage_of_parameters
 

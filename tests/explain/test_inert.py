@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import convzoo
 from convzoo._inert import copy_inert, is_inert
-from convzoo._modules import FORWARD_HOOKS
+from convzoo._wrappers import FORWARD_HOOKS
 from convzoo.explain import run
 
 SMALL = ["lenet5", "lenet5_1998", "mnist_net", "fcn_gap", "mnist_resnet", "basic_cnn", "residual_cnn", "inception_cnn"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 import convzoo
-from convzoo._modules import unwrap
+from convzoo._wrappers import unwrap
 from convzoo.models import resnet, t2t_vit
 
 CHANGES: dict[str, Callable] = {}

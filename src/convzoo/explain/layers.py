@@ -18,8 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .._checks import shorten
-from .._modules import unwrap, unwrap_call
 from .._spread import gather_first, is_spread
+from .._wrappers import unwrap, unwrap_call
 from ..models import Classifier
 from .measure import measure, token_order
 from .methods import ATTENTION, WEIGHTINGS

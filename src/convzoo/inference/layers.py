@@ -7,7 +7,7 @@ import inspect
 import torch
 from torch import Tensor, nn
 
-from .._modules import has_hooks
+from .._wrappers import has_hooks
 from .packed import PackedConv2d, PackedLinear
 
 

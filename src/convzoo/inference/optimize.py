@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .._checks import check_bool, check_choice
-from .._modules import has_global_hooks, private_copy
+from .._modules import private_copy
 from .._spread import gather_first, is_spread
+from .._wrappers import has_global_hooks
 from ..models import Classifier
 from .compare import TOLERANCES, is_close
 from .fuse import Fuser, Part

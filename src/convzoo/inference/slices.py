@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .._modules import has_global_hooks, list_modules
+from .._modules import list_modules
+from .._wrappers import has_global_hooks
 from .layers import is_plain
 from .packed import PackedConv2d, PackedLinear, StandIn, can_use_kernels
 from .trace import TRANSPARENT, Trace

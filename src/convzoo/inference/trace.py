@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .._modules import has_hooks
+from .._wrappers import has_hooks
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 TRANSPARENT = (nn.Identity, *DROPOUTS)  # they return, in evaluation mode, the very tensor that they are given

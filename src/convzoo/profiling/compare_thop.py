@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .._modules import private_copy, unwrap
+from .._modules import private_copy
+from .._wrappers import unwrap
 from ..models import ModelConfig
 from ..models._init import build_empty
 from .count import count

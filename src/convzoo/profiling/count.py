@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .._checks import shorten
-from .._modules import unwrap
+from .._wrappers import unwrap
 from ..models import Classifier
 from .inputs import ADVICE, Inputs, input_dtype, make_inputs
 from .recorder import Recorder, compilation_off, is_about_meta

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import shorten
-from .._modules import unwrap
+from .._wrappers import unwrap
 from ..models import Classifier
 from ..models._init import META
 from .sparse import stand_in

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from .._checks import check_choice, check_count, shorten
-from .._modules import private_copy, unwrap
+from .._modules import private_copy
+from .._wrappers import unwrap
 from .inputs import Inputs
 from .result import Profile
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .._modules import BACKWARD_HOOKS, FORWARD_HOOKS, ModuleCopier, refuse_script, unwrap_call
+from .._modules import ModuleCopier, refuse_script
+from .._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS, unwrap_call
 from ..models import Classifier
 from ..models._input import check_images
 from .fast_layers import FAST_LAYERS, FastLayer, FastLayerRecord

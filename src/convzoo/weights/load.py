@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_bool, check_img_size, shorten
-from .._modules import unwrap
 from .._spread import is_spread
+from .._wrappers import unwrap
 from ..models import Classifier, ModelConfig
 from ..models._features import keys_left_out
 from ..models._init import build_empty

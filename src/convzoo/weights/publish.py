@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from .. import registry
 from .._checks import check_choice, check_mapping, check_path, check_text, shorten
-from .._modules import unwrap
 from .._spread import gather_first, is_spread
 from .._transform import per_channel, transform
+from .._wrappers import unwrap
 from ..models import Classifier
 from ..profiling import profile
 from . import find, fit, layouts
