@@ -2,8 +2,10 @@
 
 import collections
 import functools
+import gc
 import random
 import types
+import weakref
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.testing import assert_close
 
+import convzoo
 from convzoo._modules import private_copy
 from convzoo._wrappers import unwrap
 
@@ -247,3 +250,50 @@ def test_a_patched_forward_runs_the_copy(patch):
     assert (len(model[0].seen), len(private[0].seen)) == (0, 1)
     assert model(torch.ones(2)).tolist() == [4, 4]
     assert (len(model[0].seen), len(private[0].seen)) == (1, 1)
+
+
+class Child(nn.Module):
+    """Refers to its parent, and to the layer beside it, as modules do that must not own them."""
+
+    def __init__(self, parent, refer):
+        super().__init__()
+        self.parent, self.beside = [refer(parent)], [refer(parent.linear)]
+        self.method, self.dead = weakref.WeakMethod(parent.count), [refer(Counts())]
+
+    def forward(self, x):
+        parent, beside = self.parent[0], self.beside[0]
+        self.method()()
+        if isinstance(parent, weakref.ref):
+            parent, beside = parent(), beside()
+        return beside(x) * parent.gain
+
+
+class Parent(nn.Module):
+    def __init__(self, refer):
+        super().__init__()
+        self.register_buffer("gain", torch.ones(1))
+        self.linear = nn.Linear(2, 2)
+        self.child = Child(self, refer)
+
+    def count(self):
+        self.gain += 1
+
+    def forward(self, x):
+        return self.child(x)
+
+
+@pytest.mark.parametrize("refer", [weakref.ref, weakref.proxy, lambda module: module])
+def test_weak_references(refer):
+    x = torch.rand(3, 2)
+    model = Parent(refer).eval()
+    private = private_copy(model)
+    made = private(x)
+    assert (private.gain, model.gain) == (2, 1)
+    assert convzoo.profile(model, (2,)).macs == 4
+    fast = convzoo.optimize_for_inference(model)
+    assert model.gain == 1
+    assert_close(made, model(x))
+    del model
+    gc.collect()
+    assert_close(fast(x), made)
+    assert_close(private(x) * 2, made * 3)

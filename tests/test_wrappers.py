@@ -53,8 +53,12 @@ def patched(layer, wrap):
     return wrapper
 
 
+def compiled(layer):
+    return torch.compile(layer, backend="eager")
+
+
 def with_another_inside(layer):
-    wrapper = torch.compile(layer, backend="eager")
+    wrapper = compiled(layer)
     wrapper._orig_mod = nn.Linear(3, 3)
     return wrapper
 
@@ -65,7 +69,7 @@ def with_another_inside(layer):
         (with_hook, r"is a wrapper \(AveragedModel\) with hooks"),
         (Doubled, r"is a wrapper \(Doubled\) with a forward of its own"),
         (functools.partial(patched, wrap=nn.DataParallel), r"is a wrapper \(DataParallel\) with a forward of its own"),
-        (functools.partial(patched, wrap=torch.compile), r"is a wrapper \(OptimizedModule\) with a forward of its own"),
+        (functools.partial(patched, wrap=compiled), r"is a wrapper \(OptimizedModule\) with a forward of its own"),
         (with_another_inside, r"is a wrapper \(OptimizedModule\) that still runs the module it was compiled from"),
     ],
 )  # fmt: skip

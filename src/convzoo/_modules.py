@@ -11,6 +11,7 @@ import contextlib
 import copy
 import functools
 import types
+import weakref
 from collections import OrderedDict, deque
 from typing import Any
 
@@ -170,6 +171,8 @@ class ModuleCopier:
             return value
         if id(value) in self._copies:
             return self._copies[id(value)]
+        if issubclass(kind, (weakref.ref, *weakref.ProxyTypes)):
+            return self.weak(value)
         if isinstance(value, nn.Module):
             return self.module(value, f"({kind.__name__} {len(self._copies)}, not registered)", registered=False)
         if isinstance(value, Tensor):
@@ -191,6 +194,19 @@ class ModuleCopier:
         if kind.__module__.partition(".")[0] == "torch" or hasattr(kind, "__del__"):
             return value  # torch's own machinery, and what acts when it is thrown away
         return self.object(value)
+
+    def weak(self, value: Any) -> Any:
+        """The same kind of weak reference to the copy of its module; to anything else it stays as it is."""
+        try:
+            target = value() if isinstance(value, weakref.ref) else value.named_modules.__self__
+        except (AttributeError, ReferenceError):  # not of a module, or of nothing any more
+            return value
+        method = isinstance(value, weakref.WeakMethod)
+        if id(target.__self__ if method and target else target) not in self._copies:
+            return value
+        if isinstance(value, weakref.ref):
+            return type(value)(self.value(target))
+        return weakref.proxy(self.value(target))
 
     def object(self, value: Any) -> Any:
         """The copy of a list, a dict or an object such as a cache; what cannot be copied, such as a lock, is shared."""

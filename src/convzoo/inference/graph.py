@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from .folding import affine_of, fold
-from .layers import is_layer, is_plain
+from .layers import is_layer, is_plain, is_replaceable
 from .packed import NONE, Activation, PackedConv2d, PackedLinear, activation_of
 from .trace import Call, Trace, Value, replace
 
@@ -91,7 +91,7 @@ class Graph:
         calls += [call for name, call in self._reads if name == path or name.startswith(prefix)]
         return (
             self.times[path] == 1
-            and all(is_plain(module) and self.places[id(module)] == 1 for module in inside)
+            and all(is_replaceable(module) and self.places[id(module)] == 1 for module in inside)
             and all(path in call.frames for call in calls)
         )
 
@@ -179,7 +179,7 @@ class Graph:
         call = node.call
         if call.path:
             module = self.modules[call.path]
-            return activation_of(module) if call.source is not None and is_plain(module) else None
+            return activation_of(module) if call.source is not None and is_replaceable(module) else None
         if len(call.args) == 1 and call.function in ("relu", "relu_", "sigmoid"):
             return Activation("sigmoid" if call.function == "sigmoid" else "relu")
         if len(call.args) == 1 and call.function == "gelu" and call.kwargs.get("approximate", "none") == "none":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,20 @@ def is_plain(module: nn.Module) -> bool:
     return not has_hooks(module) and not any(methods)
 
 
+def is_replaceable(module: nn.Module) -> bool:
+    """Whether another module that does the same can stand in the place of ``module``.
+
+    None can where another module refers to it weakly: that one may call it, and would lose it.
+    """
+    return is_plain(module) and not weakref.getweakrefcount(module)
+
+
 def is_layer(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Whether ``module`` is of one of these very classes, with ordinary dense tensors held as the class holds them.
 
     That leaves out subclasses, and layers that are pruned, parametrised or quantised.
     """
-    if type(module) not in kinds or module._modules or not is_plain(module):
+    if type(module) not in kinds or module._modules or not is_replaceable(module):
         return False
     tensors = {**module._parameters, **module._buffers}
     return not any(isinstance(value, Tensor) for value in vars(module).values()) and all(

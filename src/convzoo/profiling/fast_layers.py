@@ -73,7 +73,7 @@ class FastLayerRecord(ModuleRecord):
 class FastLayer:
     """Stands in for a stock layer. Anything but a call makes the layer's copy, which from then on does the work."""
 
-    __slots__ = ("_record",)
+    __slots__ = ("__weakref__", "_record")
 
     def __init__(self, record: FastLayerRecord) -> None:
         object.__setattr__(self, "_record", record)
