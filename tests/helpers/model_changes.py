@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import types
 import warnings
+import weakref
 from collections.abc import Callable
 
 import torch
@@ -61,6 +63,18 @@ class FrozenBatchNorm(nn.Module):
 class ShiftedBatchNorm(nn.BatchNorm2d):
     def forward(self, x):
         return super().forward(x) + 0.3
+
+
+class Beside(nn.Module):
+    """Adds to a layer what another one's weights say, without owning that one."""
+
+    def __init__(self, layer, other):
+        super().__init__()
+        self.layer = layer
+        self.other = [weakref.ref(other)]
+
+    def forward(self, *args):
+        return self.layer(*args) + self.other[0]().weight.mean()
 
 
 class Scale(nn.Module):
@@ -221,7 +235,7 @@ def hook(model, draw):
 
 @change
 def own_forward(model, draw):
-    """A method put on one instance."""
+    """A method put on one instance, which knows the usual one in one of the ways that Python has."""
     module = unwrap(draw.choice([each for each in model.modules() if not isinstance(each, nn.ModuleList)]))
     usual = module.forward
 
@@ -229,7 +243,20 @@ def own_forward(model, draw):
         output = usual(*args, **kwargs)
         return output + 0.25 if isinstance(output, Tensor) else output
 
-    module.forward = types.MethodType(forward, module)
+    def shifted(*args, usual=usual, **kwargs):
+        output = usual(*args, **kwargs)
+        return output - 0.25 if isinstance(output, Tensor) else output
+
+    bound = types.MethodType(forward, module)
+    module.forward = draw.choice([bound, shifted, functools.partial(shifted, usual=usual)])
+
+
+@change
+def weak_reference(model, draw):
+    path = pick(model, draw, nn.Linear, nn.Conv2d, exact=True)
+    other = pick(model, draw, nn.Linear, nn.Conv2d, exact=True)
+    if path and other != path:
+        put(model, path, Beside(model.get_submodule(path), model.get_submodule(other)))
 
 
 @change

@@ -112,13 +112,13 @@ def arithmetic(draw):
 @calls(torch.cat)
 def cat(draw):
     x = maps(draw)
-    return ([x] * draw.randint(1, 3), draw.randint(-4, 3)), {}
+    return ([x] * draw.randint(0, 3), draw.randint(-4, 3)), {}
 
 
 @calls(torch.stack)
 def stack(draw):
     x = maps(draw)
-    return ([x] * draw.randint(1, 3), draw.randint(-6, 5)), {}
+    return ([x] * draw.randint(0, 3), draw.randint(-6, 5)), {}
 
 
 @calls(F.pad)

@@ -45,7 +45,7 @@ def profile(
 
     The pass that is counted is an inference pass, whatever mode the model is in. The model is only read: its
     parameters, buffers, flags, hooks and attributes, the random state and the gradients are as before, also after
-    an exception. Hooks are not called.
+    an exception. Hooks are not called, unless the model does not run without them.
 
     Args:
         model: any module. On any device, in any precision, compiled, pruned or parametrised.
@@ -62,6 +62,9 @@ def profile(
         TypeError: not a module, a scripted module, or an input that is neither a size nor tensors.
         ValueError: a size out of range, an uninitialised lazy module, or a model that decides by the values of maps.
         ImportError: the other counter is not installed.
+
+    Warns:
+        UserWarning: there are hooks that may change a map and were not called, or operators that nothing is known of.
 
     Example:
         >>> import convzoo

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from .._checks import shorten
 from .._modules import private_copy
 from .._wrappers import unwrap
 from ..models import ModelConfig
@@ -95,7 +96,12 @@ def run_thop(model: nn.Module, inputs: Inputs) -> tuple[str, dict[str, Counted]]
             )
         args = bound.args
     with torch.inference_mode(False), torch.no_grad():
-        totals = thop.profile(empty, inputs=args, verbose=False, ret_layer_info=True)
+        try:
+            totals = thop.profile(empty, inputs=args, verbose=False, ret_layer_info=True)
+        except Exception as error:  # of the model we know that it can be counted
+            raise ValueError(
+                f"thop cannot count {type(empty).__name__} ({shorten(str(error), 200)}); convzoo's own count is there"
+            ) from error
     counted: dict[str, Counted] = {}
 
     def note(path: str, macs: float, params: float, inside: dict[str, Any]) -> None:

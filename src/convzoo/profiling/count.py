@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from .._checks import shorten
 from .._wrappers import unwrap
 from ..models import Classifier
+from .hooks import returns_nothing
 from .inputs import ADVICE, Inputs, input_dtype, make_inputs
 from .recorder import Recorder, compilation_off, is_about_meta
 from .result import Profile
@@ -22,23 +24,45 @@ from .tree import RecordedModel
 def count(
     model: nn.Module, given: Any, dtype: torch.dtype | None = None, batch_dim: int | None = 0
 ) -> tuple[Profile, Inputs]:
-    """The profile of ``model``, and the inputs that it is of."""
+    """The profile of ``model``, and the inputs that it is of.
+
+    Hooks are left out, and a warning says so where they may change a map. A model that does not run without them is run
+    with them.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"profile takes a module, got {type(model).__name__} {shorten(model)}; "
             "pass the model itself, e.g. create_model('resnet18')"
         )
-    recorded = RecordedModel(model)
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            inputs = make_inputs(model, given, input_dtype(recorded.parameters.values(), dtype), batch_dim)
-            try:
-                return run(recorded, inputs, model_name(unwrap(model))), inputs
-            except TypeError:
+    with RecordedModel(model) as recorded, torch.inference_mode(False), torch.no_grad():
+        inputs = make_inputs(model, given, input_dtype(recorded.parameters.values(), dtype), batch_dim)
+        name = model_name(unwrap(model))
+        try:
+            counted = run(recorded, inputs, name)
+        except Exception as error:
+            if isinstance(error, TypeError):
                 check_arguments(unwrap(model), inputs)
-                raise
-    finally:
-        recorded.release()
+            if recorded.hooked and (with_hooks := run_with_hooks(model, inputs, name)) is not None:
+                return with_hooks, inputs
+            raise
+        paths = [path or "the model" for path, hooks in recorded.hooked if not all(map(returns_nothing, hooks))]
+        if paths:
+            more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+            warnings.warn(
+                f"hooks are not called while {name} is counted ({', '.join(paths[:3])}{more}): what they change in the "
+                "maps is not in the figures; take them off before, or write it into forward",
+                stacklevel=3,
+            )
+        return counted, inputs
+
+
+def run_with_hooks(model: nn.Module, inputs: Inputs, name: str) -> Profile | None:
+    """The profile with all hooks called, on the copy; None if it cannot be made."""
+    try:
+        with RecordedModel(model, hooks=True) as recorded:
+            return run(recorded, inputs, name)
+    except Exception:  # whatever the hooks do without values; the error of the run without them says more
+        return None
 
 
 def check_arguments(model: nn.Module, inputs: Inputs) -> None:

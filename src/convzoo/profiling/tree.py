@@ -20,6 +20,7 @@ from .._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS, unwrap_call
 from ..models import Classifier
 from ..models._input import check_images
 from .fast_layers import FAST_LAYERS, FastLayer, FastLayerRecord
+from .hooks import call_with_hooks, find_hooks
 from .recorder import Recorder
 from .result import Layer
 from .tally import UNRECORDED, ModuleRecord
@@ -31,20 +32,26 @@ STRIDED = torch.strided
 class RecordedModel(ModuleCopier):
     """``root`` runs, ``records`` tell what its modules did.
 
+    Attributes:
+        hooked: the paths of modules with forward hooks, and these hooks (:func:`find_hooks`). They are left out, or
+            called on the copy with ``hooks=True``; what they compute is then their parent's.
+
     Raises:
         TypeError: a module is scripted.
         ValueError: a module is lazy and has not seen its first batch.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(hooks=False)
+    def __init__(self, model: nn.Module, hooks: bool = False) -> None:
+        super().__init__(hooks=hooks)
         self.recorder = Recorder()
+        self.hooked: list[tuple[str, list[Any]]] = []
         self.records: list[ModuleRecord] = []
         self.parameters: dict[int, Tensor] = {}
         self.buffers: dict[int, Tensor] = {}
         self.buffer_elements = 0
         self._states: list[dict[str, Any]] = []  # the attributes of every copy
-        self._no_hooks: dict[str, Any] = {name: OrderedDict() for name in (*FORWARD_HOOKS, *BACKWARD_HOOKS)}
+        none = BACKWARD_HOOKS if hooks else (*FORWARD_HOOKS, *BACKWARD_HOOKS)
+        self._no_hooks: dict[str, Any] = {name: OrderedDict() for name in none}
         self.root = self.module(model)
         self.recorder.module = self.records[0]
         self.finish()
@@ -53,11 +60,14 @@ class RecordedModel(ModuleCopier):
         """The copy of ``module``, or what stands in for it; it goes into the totals if it is ``registered``."""
         stock_call = FAST_LAYERS.get(type(module))
         if stock_call is None:
-            module = unwrap_call(module, path, hooks=False)
+            module = unwrap_call(module, path, hooks=self.hooks)
             stock_call = FAST_LAYERS.get(type(module))
         if id(module) in self._copies:
             return self._copies[id(module)]
-        if stock_call is not None and not module._forward_pre_hooks and "forward" not in module.__dict__:
+        hooked = bool(module._forward_hooks or module._forward_pre_hooks)
+        if hooked and (hooks := find_hooks(module)):
+            self.hooked.append((path, hooks))
+        if stock_call is not None and not hooked and "forward" not in module.__dict__:
             call = stock_call(module)  # pruning, for one, has a hook, and a plain tensor for a weight
             if call is not None:
                 fast = FastLayerRecord(self.recorder, path, module, call, self.expand, parent)
@@ -120,7 +130,7 @@ class RecordedModel(ModuleCopier):
         state = fresh.__dict__
         state.update(module.__dict__)
         state.update(self._no_hooks)
-        for name in ("_parameters", "_buffers", "_modules"):
+        for name in ("_parameters", "_buffers", "_modules", *(FORWARD_HOOKS if self.hooks else ())):
             state[name] = state[name].copy()
         state["training"], state["_compiled_call_impl"] = False, record
         if isinstance(module, Classifier) and type(module).check_input is Classifier.check_input:
@@ -137,6 +147,8 @@ class RecordedModel(ModuleCopier):
         record.code = state.get("forward") or types.MethodType(type(module).forward, fresh)
         record.counting = ".parametrizations." not in f".{record.path}."
         state["forward"] = record
+        if self.hooks and (fresh._forward_hooks or fresh._forward_pre_hooks):
+            state["_compiled_call_impl"] = functools.partial(call_with_hooks, fresh, record)
 
     def expand(self, record: ModuleRecord, module: nn.Module) -> Any:
         """The copy of a layer that had a stand-in until now."""
@@ -163,7 +175,10 @@ class RecordedModel(ModuleCopier):
             for each, held, cost in zip(self.records, params, macs, strict=True)
         ]  # fmt: skip
 
-    def release(self) -> None:
+    def __enter__(self) -> RecordedModel:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Let go of the model: what is left of the copy must not keep its tensors alive."""
         for state in self._states:
             state.clear()

@@ -115,6 +115,8 @@ def arithmetic_in_place(tally: Tally, input: Tensor, other: Any, *, alpha: float
 @rule(torch.cat, torch.concat, torch.concatenate)
 def concatenate(tally: Tally, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """The sizes along one axis add up."""
+    if not tensors:
+        return NotImplemented
     shapes, dtype = [tensor.shape for tensor in tensors], tensors[0].dtype
     rank = len(shapes[0])
     if not isinstance(dim, int) or not -rank <= dim < rank or any(tensor.dtype != dtype for tensor in tensors):
@@ -129,6 +131,8 @@ def concatenate(tally: Tally, tensors: Sequence[Tensor], dim: int = 0) -> Any:
 @rule(torch.stack)
 def stack(tally: Tally, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """One axis more, as long as there are tensors."""
+    if not tensors:
+        return NotImplemented
     shape, dtype = tuple(tensors[0].shape), tensors[0].dtype
     if not isinstance(dim, int) or not -len(shape) <= dim + 1 <= len(shape) + 1:
         return NotImplemented
