@@ -214,20 +214,29 @@ def test_compiled_part_and_data_parallel():
     close(ask(model, x, "layer2/grad_cam").maps, wanted)
 
 
+CALLS = []  # a global list, which a copy of a function does not copy
+
+
 def test_methods_put_on_the_instance_see_the_hooks():
     """A forward pass that somebody has wrapped on the instance runs on the copy, not on the original."""
     model, x = UserNet().eval(), torch.rand(1, 3, 32, 32)
     wanted = cam(model, x, layer="conv2").maps
-    calls = []
+    usual, inside = model.forward, []
 
     def forward(self, x):
-        calls.append(self)
-        return UserNet.forward(self, x)
+        inside.append(x)
+        assert len(inside) == 1  # the copy's list, which is new in every call
+        CALLS.append((self, usual.__self__))
+        return usual(x)
 
     model.forward = forward.__get__(model)
-    close(cam(model, x, layer="conv2").maps, wanted)
-    assert len(calls) == 1
-    assert calls[0] is not model
+    CALLS.clear()
+    for _ in range(2):
+        close(cam(model, x, layer="conv2").maps, wanted)
+    assert inside == []
+    assert len(CALLS) == 2
+    for own, ran in CALLS:
+        assert own is ran is not model
 
 
 def test_hooks_of_the_user_run_on_the_copy():
