@@ -1,6 +1,7 @@
 """How large tests build a net: images a little above its smallest, and no repetition that a relative of it has too."""
 
 import convzoo
+from convzoo.registry import find_entry
 
 # With all their layers; they have every kind of block, stem and head of their families, and the greatest depth.
 WHOLE = ("cnn_bn", "cnn_sigmoid", "resnet18", "resnet101", "t2t_vit_7", "t2t_vit_t_14", "vgg19")
@@ -13,7 +14,7 @@ def size_of(name):
 def abridged(name):
     """Options that leave out of a net what one of ``WHOLE`` has: further equal blocks, the wide linear layers of VGG,
     convolutions of 5x5 in the ablation series. What sets the net apart from its relatives stays."""
-    options = convzoo.model_info(name).options
+    options = find_entry(name).config.options
     if name in WHOLE:
         return {}
     if "embed_dim" in options:

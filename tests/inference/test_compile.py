@@ -19,7 +19,7 @@ def fresh_compiler():
 
 def shallow(name):
     """Options that leave one block a stage: the kinds of layers break graphs, not their number."""
-    options = convzoo.model_info(name).options
+    options = find_entry(name).config.options
     if "embed_dim" in options:
         return {"depth": 1, "embed_dim": 48, "num_heads": 4, "strides": (4, 2, 2)}
     if "depths" not in options:
@@ -32,7 +32,7 @@ def without_twins():
     """A name for every model there is; nets that are the same when they are shallow share the first one's."""
     first = {}
     for name in convzoo.list_models():
-        settings = {**convzoo.model_info(name).options, **shallow(name)}
+        settings = {**find_entry(name).config.options, **shallow(name)}
         if "mlp_ratio" in settings:
             settings["mlp_ratio"] = "any"
         if "width_per_group" in settings:
