@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import convzoo
 from convzoo.models._stages import stage_of_parameters
@@ -181,3 +182,41 @@ def test_parameter_groups(name, options):
 def test_refused(call, error, words):
     with pytest.raises(error, match=words):
         call(convzoo.create_model("lenet5"))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mnist_resnet", "googlenet_bn"])
+def test_a_frozen_net_that_was_optimised_changes_its_mode(name):
+    model = convzoo.create_model(name, 5)
+    convzoo.freeze(model)
+    fast = convzoo.optimize_for_inference(model)
+    assert not any(module.training for module in fast.train().eval().modules())
+
+
+def test_a_frozen_layer_that_was_taken_out():
+    model = convzoo.create_model("resnet18", 5)
+    convzoo.freeze(model)
+    model.layer1 = nn.Identity()
+    assert not model.train().bn1.training
+    assert model.layer1.training
+
+
+@pytest.mark.parametrize("change", [
+    parametrizations.spectral_norm,
+    parametrizations.weight_norm,
+    parametrizations.orthogonal,
+    lambda layer: prune.random_unstructured(layer, "weight", 0.5),
+    lambda layer: prune.random_unstructured(layer, "bias", 0.5),
+    pytest.param(nn.utils.weight_norm, marks=pytest.mark.filterwarnings("ignore:.*weight_norm")),
+    nn.utils.spectral_norm,
+])  # fmt: skip
+@pytest.mark.parametrize("path", ["fc", "layer1.0.conv1"])
+def test_weights_that_are_made_of_others_decay(change, path):
+    model = convzoo.create_model("resnet18", 5)
+    model.fc = nn.Linear(512, 5)
+    change(model.get_submodule(path))
+    groups = convzoo.parameter_groups(model, 1.0, weight_decay=0.1)
+    decays = {id(each): group["weight_decay"] > 0 for group in groups for each in group["params"]}
+    layer = model.get_submodule(path)
+    shape = (5, 512) if path == "fc" else (64, 64, 3, 3)
+    assert [decays[id(each)] for each in layer.parameters()] == [each.shape == shape for each in layer.parameters()]
+    assert any(each.shape == shape for each in layer.parameters())

@@ -195,8 +195,7 @@ def parameter_groups(
     inner = unwrap(model)
     for path, parameter in inner.named_parameters():
         if parameter.requires_grad and path not in fixed:
-            owner, _, name = path.rpartition(".")
-            decays = name == "weight" and parameter.ndim > 1 and not isinstance(inner.get_submodule(owner), NORMS)
+            decays = is_weight(inner, path, parameter)
             groups[of_parameter.get(path, HEAD), decays].append(parameter)
     made = [
         {
@@ -211,6 +210,22 @@ def parameter_groups(
     if not made:
         raise ValueError(f"no parameter of {net.config.name} is trainable; unfreeze(model) makes them so")
     return made
+
+
+def is_weight(model: nn.Module, path: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is the weight of a convolution or linear layer, also where it is pruned or parametrised.
+
+    Weight normalisation (Salimans and Kingma 2016, arXiv:1602.07868) makes a weight of directions, which are one, and
+    of lengths, a number an output, which are a gain.
+    """
+    owner, _, name = path.rpartition(".")
+    layer, parametrised, kind = owner.partition(".parametrizations.") if "." in owner else ("", "", "")
+    if parametrised:
+        owner, name = layer, kind
+    elif name in ("weight_orig", "weight_v"):  # pruning, and the older forms of spectral and weight normalisation
+        name = "weight"
+    several = parameter.ndim > 1 and parameter.numel() > len(parameter)
+    return name == "weight" and several and not isinstance(model.get_submodule(owner), NORMS)
 
 
 def find_net(model: nn.Module) -> tuple[Classifier, str]:

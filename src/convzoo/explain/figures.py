@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .._checks import check_count, plural, shorten
 from .._images import is_pil
 from ..models import Classifier
+from .head import evaluated
 from .layers import check_model, reader
 from .maps import cam
 from .pictures import Colormap, colorize
@@ -303,7 +304,7 @@ def show_filters(model: nn.Module, layer: str | None = None, *, max_filters: int
     layer = next(iter(convs)) if layer is None else layer
     if layer not in convs:
         raise ValueError(f"no convolution {shorten(layer)} in the model; pass one of {', '.join(list(convs)[:4])}")
-    weight = convs[layer].weight.detach()
+    weight = evaluated(convs[layer]).weight.detach()
     if weight.is_meta:
         raise ValueError(f"the kernels of {layer} are on the meta device and have no numbers; load weights first")
     weight = weight.float().cpu()

@@ -14,11 +14,13 @@ weight_c . A, cell by cell; its mean over the cells is the logit without the bia
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .._modules import list_modules, private_copy
 from ..models import Classifier
 from .layers import is_pooled
 from .methods import weighted_sum
@@ -121,16 +123,24 @@ def _read(classifier: nn.Module, norm: nn.Module | None, pooled: Tensor) -> Line
     return LinearHead(flat[..., None, None], bias, (variance + norm.eps).rsqrt()[:, None, None, None], conv)
 
 
+def evaluated(module: Any) -> Any:
+    """``module``, whose weights can be read without a change to it: a parametrised one that is trained makes new
+    statistics of its weight whenever that is read, so it is read on a copy."""
+    if isinstance(module, nn.Module) and any(each.training for each in list_modules(module)):
+        return private_copy(module)
+    return module
+
+
 def find_head(model: nn.Module, seen: Pass, layer: str) -> LinearHead | None:
     """The linear head behind ``layer``; None if the logits are computed in another way."""
     features, logits = seen.activations(layer), seen.logits.detach()
     norm: nn.Module | None = None
     classifier: nn.Module | None
     if isinstance(model, Classifier) and is_pooled(model, (layer,)):
-        classifier, norm = model.get_classifier(), getattr(model, "norm", None)
+        classifier, norm = evaluated(model.get_classifier()), evaluated(getattr(model, "norm", None))
     else:
         wanted = (logits.shape[1], features.shape[1])
-        layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+        layers = [module for module in evaluated(model).modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
         classifier = next((each for each in reversed(layers) if tuple(each.weight.shape[:2]) == wanted), None)
     if classifier is None:
         return None

@@ -19,7 +19,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .._checks import shorten
 from .._spread import gather_first, is_spread
-from .._wrappers import unwrap, unwrap_call
+from .._wrappers import FORWARD_HOOKS, unwrap, unwrap_call
 from ..models import Classifier
 from .measure import measure, token_order
 from .methods import ATTENTION, WEIGHTINGS
@@ -105,13 +105,20 @@ def class_map_layer(model: Classifier) -> str:
     if model.cam_method != "cam" or not names_layers(model):
         return ""
     classifier = model.get_classifier()
-    wide = isinstance(classifier, nn.Conv2d) and classifier.weight.shape[2:].numel() > 1
+    wide = isinstance(classifier, nn.Conv2d) and math.prod(classifier.kernel_size) > 1
     return model.classifier_name if wide else gradient_layer(model)
 
 
 def is_pooled(model: nn.Module, layers: tuple[str, ...]) -> bool:
     """Whether ``layers`` is the last layer of one of the zoo's nets that pool and apply a linear layer."""
     return isinstance(model, Classifier) and bool(class_map_layer(model)) and layers == (gradient_layer(model),)
+
+
+def calls_head_of_features(model: nn.Module) -> bool:
+    """Whether calling one of the zoo's nets gives ``forward_head(forward_features(images))`` and nothing else: no hooks
+    of the whole net, no ``forward`` of a subclass's or of the instance's own."""
+    own = "forward" in vars(model) or not getattr(type(model).forward, "__module__", "").startswith("convzoo.models.")
+    return not own and not any(vars(model).get(kind) for kind in FORWARD_HOOKS)
 
 
 def earlier_layers(model: nn.Module, layer: str) -> tuple[str, ...]:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from .._checks import check_count, shorten
 from .._modules import autocast_off
 from ..models import Classifier
-from .head import find_head, read_head
+from .head import evaluated, find_head, read_head
 from .layers import (
+    calls_head_of_features,
     check_model,
     class_map_layer,
     earlier_layers,
@@ -216,7 +217,8 @@ def _explain_layers(
     automatic: bool,
 ) -> _Answer:
     """The maps of all other methods: of the linear head behind one layer, or of the gradients at several."""
-    if method == "cam" and reshape is None and isinstance(model, Classifier) and is_pooled(model, layers):
+    pooled = method == "cam" and reshape is None and is_pooled(model, layers) and calls_head_of_features(model)
+    if pooled and isinstance(model, Classifier):
         answer = _explain_pooled(model, images, target, layers[0])
         if answer is not None:
             return answer
@@ -255,7 +257,8 @@ def _explain_pooled(model: Classifier, images: Tensor, target: Target, layer: st
     with autocast_off(images.device):
         classes = find_classes(target, logits)
         exact = features.to(torch.promote_types(features.dtype, torch.float32))
-        head = read_head(model.get_classifier(), getattr(model, "norm", None), exact, logits, features.dtype)
+        layers = evaluated(model.get_classifier()), evaluated(getattr(model, "norm", None))
+        head = read_head(*layers, exact, logits, features.dtype)
         if head is None:
             return None
         maps = head.maps(exact, None if isinstance(target, str) else classes)

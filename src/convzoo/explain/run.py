@@ -229,10 +229,17 @@ def run_attention(model: nn.Module, images: Tensor, *, differentiable: bool) -> 
 
     def forward(copied: Any, images: Tensor) -> Any:
         copied.blocks[0].register_forward_pre_hook(cut)
+        usual = copied.forward_features
+        copied.forward_features = lambda images: usual(images, probabilities)
         with torch.set_grad_enabled(differentiable):
-            return copied.forward_head(copied.forward_features(images, probabilities))
+            return copied(images)  # which may do more than hand the tokens on to the head
 
-    return check_logits(run(model, images, [], forward), len(images)), probabilities
+    logits = check_logits(run(model, images, [], forward), len(images))
+    if not probabilities:
+        raise ValueError(
+            f"{name_of(model)} does not call its forward_features, which tell the attention; pass method='hires_cam'"
+        )
+    return logits, probabilities
 
 
 def gradients(scores: Tensor, at: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -192,7 +192,9 @@ class Classifier(nn.Module):
         """As :meth:`torch.nn.Module.train`, but what :func:`convzoo.freeze` froze stays in evaluation mode."""
         super().train(mode)
         for path in self.still_layers:
-            self.get_submodule(path).eval()
+            layer = find_module(self, path)
+            if layer is not None:  # it may have been taken out, or merged into another
+                layer.eval()
         return self
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
