@@ -205,7 +205,7 @@ def test_a_frozen_layer_that_was_taken_out():
     parametrizations.weight_norm,
     parametrizations.orthogonal,
     lambda layer: prune.random_unstructured(layer, "weight", 0.5),
-    lambda layer: prune.random_unstructured(layer, "bias", 0.5),
+    lambda layer: layer.bias is None or prune.random_unstructured(layer, "bias", 0.5),
     pytest.param(nn.utils.weight_norm, marks=pytest.mark.filterwarnings("ignore:.*weight_norm")),
     nn.utils.spectral_norm,
 ])  # fmt: skip

@@ -12,7 +12,7 @@ import convzoo
 PACKAGE = Path(convzoo.__file__).parent
 # from the ground up; what stands in one line may import from lower lines, and from its own package
 FLOORS = (
-    {"_checks", "_wrappers", "_images", "_table"},
+    {"_checks", "_introspection", "_wrappers", "_images", "_table"},
     {"_modules"},
     {"_inert", "_prepare", "_spread"},
     {"_transform"},

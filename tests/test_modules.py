@@ -297,3 +297,132 @@ def test_weak_references(refer):
     gc.collect()
     assert_close(fast(x), made)
     assert_close(private(x) * 2, made * 3)
+
+
+USUAL, FOUND, NAMES = [], {}, {}
+
+
+def test_code_that_knows_modules_by_global_names():
+    """As code in a notebook does, where there are no closures."""
+    model = Remembers()
+    USUAL[:], NAMES.clear(), FOUND.clear()
+    USUAL.append(model.forward)
+    NAMES[model] = "first"
+    model.forward = twice_as_much
+    model.register_forward_hook(keep_by_name)
+    private = private_copy(model)
+    assert private(torch.ones(2)).tolist() == [4, 4]
+    assert (len(model.seen), len(private.seen)) == (0, 1)
+    assert FOUND == {}
+    assert model(torch.ones(2)).tolist() == [4, 4]
+    assert FOUND["first"].tolist() == [4, 4]
+
+
+def twice_as_much(x):
+    return USUAL[0](x) * 2
+
+
+def keep_by_name(module, args, output):
+    FOUND[NAMES[module]] = output
+
+
+class Ends:
+    """Takes its hook off when it is thrown away."""
+
+    def __init__(self, module):
+        self.found, self.handle = None, module.register_forward_hook(self.hook)
+
+    def hook(self, module, args, output):
+        self.found = output
+
+    def __del__(self):
+        self.handle.remove()
+
+
+class Slots:
+    __slots__ = ("__inner", "__weakref__")
+
+    def __init__(self, inner):
+        self.__inner = inner
+
+    def __call__(self, *args):
+        return self.__inner(*args)
+
+
+class OneSlot:
+    __slots__ = "inner"  # noqa: PLC0205
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __call__(self, *args):
+        return self.inner(*args)
+
+
+def by_unfilled_cell(function):
+    def call(*args):
+        return function(*args) if args else later
+
+    if not function:
+        later = None
+    return call
+
+
+def by_keys(modules):
+    return lambda x: Remembers.forward(next(iter(modules)), x)
+
+
+def by_values(modules):
+    return lambda x: Remembers.forward(modules["f"], x)
+
+
+HOLDERS = {
+    "slots": Slots, "a slot": OneSlot, "cell": by_unfilled_cell, "cache": functools.lru_cache,
+    "mapping": lambda function: lambda x, by_name=types.MappingProxyType({"f": function}): by_name["f"](x),
+    "ordered": lambda function: by_keys(collections.OrderedDict({function.__self__: 1})),
+    "weak keys": lambda function: by_keys(weakref.WeakKeyDictionary({function.__self__: 1})),
+    "weak set": lambda function: by_keys(weakref.WeakSet([function.__self__])),
+    "weak values": lambda function: by_values(weakref.WeakValueDictionary(f=function.__self__)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_what_holds_a_method(holder):
+    model = Remembers()
+    model.forward = HOLDERS[holder](model.forward)
+    private = private_copy(model)
+    assert private(torch.ones(2)).tolist() == [2, 2]
+    assert (len(model.seen), len(private.seen)) == (0, 1)
+    model(torch.ones(2))
+    assert (len(model.seen), len(private.seen)) == (1, 1)
+
+
+def test_objects_that_act_at_their_end():
+    model = nn.Sequential(nn.Linear(2, 2))
+    ends = Ends(model[0])
+    model(torch.ones(2))
+    found = ends.found
+    private_copy(model)(torch.zeros(2))
+    gc.collect()
+    assert ends.found is found
+    assert len(model[0]._forward_hooks) == 1
+    del ends, found
+    model[0]._forward_hooks.clear()
+    gc.collect()
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_hook_that_takes_itself_off(register):
+    model, handles = nn.Sequential(nn.Linear(2, 2)), []
+
+    def once(*args):
+        handles.pop().remove()
+
+    handles.append(getattr(model[0], register)(once))
+    handles_in = model[0]._forward_hooks if register == "register_forward_hook" else model[0]._forward_pre_hooks
+    private = private_copy(model)
+    private(torch.ones(2))
+    private(torch.ones(2))  # it is off there
+    assert len(handles_in) == 1
+    model(torch.ones(2))
+    assert len(handles_in) == 0

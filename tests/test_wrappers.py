@@ -57,6 +57,18 @@ def compiled(layer):
     return torch.compile(layer, backend="eager")
 
 
+def without_gradient(layer):
+    wrapper = nn.DataParallel(layer)
+    wrapper.forward = torch.no_grad()(lambda *args: layer(*args) * 2)
+    return wrapper
+
+
+def compiled_forward(layer, wrap):
+    wrapper = wrap(layer)
+    wrapper.forward = torch.compile(lambda *args: layer(*args) * 2, backend="eager")
+    return wrapper
+
+
 def with_another_inside(layer):
     wrapper = compiled(layer)
     wrapper._orig_mod = nn.Linear(3, 3)
@@ -70,6 +82,9 @@ def with_another_inside(layer):
         (Doubled, r"is a wrapper \(Doubled\) with a forward of its own"),
         (functools.partial(patched, wrap=nn.DataParallel), r"is a wrapper \(DataParallel\) with a forward of its own"),
         (functools.partial(patched, wrap=compiled), r"is a wrapper \(OptimizedModule\) with a forward of its own"),
+        (without_gradient, r"is a wrapper \(DataParallel\) with a forward of its own"),
+        (functools.partial(compiled_forward, wrap=AveragedModel), r"is a wrapper \(AveragedModel\) with a forward of"),
+        (functools.partial(compiled_forward, wrap=compiled), r"is a wrapper \(OptimizedModule\) with a forward of"),
         (with_another_inside, r"is a wrapper \(OptimizedModule\) that still runs the module it was compiled from"),
     ],
 )  # fmt: skip
@@ -85,11 +100,12 @@ def test_a_wrapper_that_does_more_than_its_module_is_refused(make, message, laye
         ):
             with pytest.raises(ValueError, match=f"^{where} {message}.*pass the module inside"):
                 run(model)
-        if "hooks" not in message:  # which profile does not run
+        if "hooks" not in message:
             with pytest.raises(ValueError, match=f"^{where} {message}"):
                 convzoo.profile(model, (3, 3, 3))
         else:
-            assert convzoo.profile(model, (3, 3, 3)).params in (12, 24)
+            with pytest.warns(UserWarning, match=rf"without the hooks of {where} \({where} {message}"):
+                assert convzoo.profile(model, (3, 3, 3)).params in (12, 24)
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3)), nn.Identity(), nn.LazyLinear(3)])

@@ -18,11 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.hooks import RemovableHandle
 
+from ._introspection import global_names, is_empty, slots_of, without_end
 from ._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS, unwrap_call
 
 STANDARD = frozenset(nn.Module().__dict__) | {"_compiled_call_impl"}
 CONTAINERS = tuple(name for name, value in nn.Module().__dict__.items() if isinstance(value, (dict, set)))
+HOOKS = (*FORWARD_HOOKS, *BACKWARD_HOOKS)
+NO_HOOKS: OrderedDict[int, Any] = OrderedDict()
 IMMUTABLE = frozenset({
     int, float, str, bool, bytes, complex, type(None), type, torch.dtype, torch.device, torch.Size, torch.layout,
     torch.memory_format, types.BuiltinFunctionType, types.ModuleType, range, slice,
@@ -99,6 +103,7 @@ class ModuleCopier:
         self._copies: dict[int, Any] = {}
         self._originals: list[Any] = []  # kept, so that no id in _copies is used anew
         self._unfinished: list[tuple[nn.Module, nn.Module]] = []
+        self._globals: dict[int, dict[str, Any]] = {}  # copies of those of the user's files
 
     def module(self, module: nn.Module, path: str = "", *, registered: bool = True) -> Any:
         """The copy of ``module`` and of the modules in it; ``registered`` is for those who count."""
@@ -166,13 +171,17 @@ class ModuleCopier:
 
     def value(self, value: Any) -> Any:
         """The copy of any value: of containers and objects too, with the copies of modules and tensors in them."""
-        kind = type(value)
+        kind: Any = type(value)
         if kind in IMMUTABLE or (kind is tuple and IMMUTABLE.issuperset(map(type, value))):
             return value
         if id(value) in self._copies:
             return self._copies[id(value)]
         if issubclass(kind, (weakref.ref, *weakref.ProxyTypes)):
             return self.weak(value)
+        if kind in (weakref.WeakKeyDictionary, weakref.WeakValueDictionary):
+            return self.remember(value, kind({self.known(key): self.known(each) for key, each in value.items()}))
+        if kind is weakref.WeakSet:
+            return self.remember(value, kind(map(self.known, value)))
         if isinstance(value, nn.Module):
             return self.module(value, f"({kind.__name__} {len(self._copies)}, not registered)", registered=False)
         if isinstance(value, Tensor):
@@ -191,7 +200,13 @@ class ModuleCopier:
             return self.function(value)
         if kind is torch.Generator:
             return self.remember(value, value.clone_state())
-        if kind.__module__.partition(".")[0] == "torch" or hasattr(kind, "__del__"):
+        if kind is RemovableHandle:
+            return self.remember(value, self.handle(value))
+        if kind is types.MappingProxyType:
+            return kind(self.value(dict(value)))
+        if kind is functools._lru_cache_wrapper:
+            return self.remember(value, functools.lru_cache(**value.cache_parameters())(self.value(value.__wrapped__)))
+        if kind.__module__.partition(".")[0] == "torch" or (hasattr(kind, "__del__") and without_end(kind) is None):
             return value  # torch's own machinery, and what acts when it is thrown away
         return self.object(value)
 
@@ -202,11 +217,31 @@ class ModuleCopier:
         except (AttributeError, ReferenceError):  # not of a module, or of nothing any more
             return value
         method = isinstance(value, weakref.WeakMethod)
+        if type(value) not in (weakref.ref, weakref.WeakMethod, *weakref.ProxyTypes):
+            return value  # of a dictionary, which is copied as a whole
         if id(target.__self__ if method and target else target) not in self._copies:
             return value
         if isinstance(value, weakref.ref):
             return type(value)(self.value(target))
         return weakref.proxy(self.value(target))
+
+    def handle(self, handle: RemovableHandle) -> RemovableHandle:
+        """What takes a hook off the copy of its module."""
+        kept: dict[int, Any] = {}
+        for module in self._originals:
+            if isinstance(module, nn.Module):
+                fresh = self._copies[id(module)]
+                kept |= {id(vars(module)[name]): vars(fresh).get(name) for name in HOOKS if name in vars(module)}
+
+        def of_copy(reference: Any) -> Any:
+            hooks = kept.get(id(reference()))
+            return weakref.ref(hooks) if hooks is not None else weakref.ref(NO_HOOKS)
+
+        fresh_handle: Any = object.__new__(RemovableHandle)
+        fresh_handle.id = handle.id
+        fresh_handle.hooks_dict_ref = of_copy(handle.hooks_dict_ref)
+        fresh_handle.extra_dict_ref = tuple(map(of_copy, handle.extra_dict_ref))
+        return fresh_handle
 
     def object(self, value: Any) -> Any:
         """The copy of a list, a dict or an object such as a cache; what cannot be copied, such as a lock, is shared."""
@@ -216,11 +251,19 @@ class ModuleCopier:
             return value
         if fresh is value:
             return value
+        kind: Any = type(value)
+        if hasattr(kind, "__del__"):
+            fresh.__class__ = without_end(kind)
         if isinstance(value, (list, deque)):
             for index, each in enumerate(value):
                 fresh[index] = self.value(each)
         elif isinstance(value, dict):
-            if not IMMUTABLE.issuperset(map(type, value.values())):
+            if any(isinstance(key, nn.Module) for key in value):  # names of modules, say, by the modules
+                plain = OrderedDict if isinstance(value, OrderedDict) else dict
+                plain.clear(fresh)
+                for key, each in value.items():
+                    plain.__setitem__(fresh, self.value(key), self.value(each))
+            elif not IMMUTABLE.issuperset(map(type, value.values())):
                 for key, each in value.items():
                     dict.__setitem__(fresh, key, self.value(each))
             if type(value) is dict:
@@ -228,33 +271,33 @@ class ModuleCopier:
         for name, each in list(getattr(value, "__dict__", {}).items()):
             if type(each) not in IMMUTABLE:
                 object.__setattr__(fresh, name, self.value(each))
-        for name in (name for kind in type(value).__mro__ for name in kind.__dict__.get("__slots__", ())):
+        for name in slots_of(kind):
             if hasattr(value, name) and type(each := getattr(value, name)) not in IMMUTABLE:
                 object.__setattr__(fresh, name, self.value(each))
         return fresh
 
     def function(self, function: types.FunctionType) -> Any:
         """A function that holds modules or mutable values, such as a patched ``forward`` or a hook: in its closure, in
-        the defaults of its arguments or among its attributes.
+        the defaults of its arguments, among its attributes or, in the user's own code, by global names.
         """
         cells = function.__closure__ or ()
-        try:
-            contents = [cell.cell_contents for cell in cells]
-        except ValueError:  # a cell that is not filled yet
-            return function
+        contents = [cell.cell_contents for cell in cells if not is_empty(cell)]
         defaults, named = function.__defaults__ or (), function.__kwdefaults__ or {}
         held = (*contents, *defaults, *named.values(), *vars(function).values())
-        if all(type(each) in IMMUTABLE or isinstance(each, type) for each in held):
+        names = global_names(function)
+        if not names and all(type(each) in IMMUTABLE or isinstance(each, type) for each in held):
             return function
-        fresh = types.FunctionType(
-            function.__code__,
-            function.__globals__,
-            function.__name__,
-            closure=tuple(types.CellType() for _ in contents),
-        )
+        own = function.__globals__
+        if names:
+            own = self._globals[id(own)] = self._globals.get(id(own)) or own.copy()
+        closure = tuple(types.CellType() for _ in cells)
+        fresh = types.FunctionType(function.__code__, own, function.__name__, closure=closure)
         self.remember(function, fresh)
-        for cell, each in zip(fresh.__closure__ or (), contents, strict=True):
-            cell.cell_contents = self.value(each)
+        for cell, each in zip(closure, cells, strict=True):
+            if not is_empty(each):
+                cell.cell_contents = self.value(each.cell_contents)
+        for name in names:
+            own[name] = self.value(function.__globals__[name])
         if defaults:
             fresh.__defaults__ = tuple(self.value(each) for each in defaults)
         if named:
@@ -262,6 +305,10 @@ class ModuleCopier:
         fresh.__qualname__, fresh.__module__ = function.__qualname__, function.__module__
         vars(fresh).update({name: self.value(each) for name, each in vars(function).items()})
         return fresh
+
+    def known(self, value: Any) -> Any:
+        """The copy of ``value`` if there is one already, else ``value``; what refers weakly keeps nothing alive."""
+        return self._copies.get(id(value), value)
 
     def remember(self, value: Any, fresh: Any) -> Any:
         """Use ``fresh`` as the copy of ``value`` from now on."""

@@ -51,23 +51,35 @@ def unwrap_call(model: nn.Module, path: str = "", *, hooks: bool = True) -> nn.M
         ValueError: calling a wrapper is not calling the module inside: it has hooks or a ``forward`` of its own, or it
             was compiled from another module than it holds now.
     """
-    inner = unwrap(model)
-    wrapper = model
-    while wrapper is not inner:
-        if hooks and any(vars(wrapper).get(kind) for kind in FORWARD_HOOKS):
+    for wrapper in wrappers_of(model):
+        if hooks and has_forward_hooks(wrapper):
             why = "with hooks"
         elif has_own_forward(wrapper):
             why = "with a forward of its own"
         elif runs_another(wrapper):
             why = "that still runs the module it was compiled from, while another was put inside"
         else:
-            wrapper = next(each for name in NAMES_INSIDE if (each := wrapper._modules.get(name)) is not None)
             continue
         raise ValueError(
             f"{path or 'the model'} is a wrapper ({type(wrapper).__name__}) {why}, and wrappers are left out; pass the "
             "module inside, with hooks and changes on itself, or wrap it anew"
         )
-    return inner
+    return unwrap(model)
+
+
+def wrappers_of(model: nn.Module) -> list[nn.Module]:
+    """The wrappers around the module inside ``model``, from the outermost in."""
+    found: list[nn.Module] = []
+    inner = unwrap(model)
+    while model is not inner:
+        found.append(model)
+        model = next(each for name in NAMES_INSIDE if (each := model._modules.get(name)) is not None)
+    return found
+
+
+def has_forward_hooks(module: nn.Module) -> bool:
+    """Whether a call of ``module`` runs forward hooks of its own."""
+    return any(vars(module).get(kind) for kind in FORWARD_HOOKS)
 
 
 def has_own_forward(wrapper: nn.Module) -> bool:
@@ -77,16 +89,24 @@ def has_own_forward(wrapper: nn.Module) -> bool:
             break
         if "forward" in vars(kind) or "__call__" in vars(kind):
             return True
-    code = getattr(vars(wrapper).get("forward"), "__globals__", None)  # functools.wraps does not change these
-    return "forward" in vars(wrapper) and (code is None or not code["__name__"].startswith("torch."))
+    if "_orig_mod" in wrapper._modules:  # its forward is the compiler's, and stands on the instance
+        return not isinstance(compiled_module(wrapper), nn.Module)
+    return "forward" in vars(wrapper)
 
 
 def runs_another(wrapper: nn.Module) -> bool:
     """Whether a compiled ``wrapper`` calls a module that is not the one inside (any more)."""
+    return "_orig_mod" in wrapper._modules and compiled_module(wrapper) is not wrapper._modules["_orig_mod"]
+
+
+def compiled_module(wrapper: nn.Module) -> object:
+    """The module that the ``forward`` of a compiled wrapper was made from; None if the compiler did not make it."""
     call = vars(wrapper).get("_forward") or vars(wrapper).get("forward")
+    code = getattr(call, "__globals__", {}).get("__name__", "")  # which functools.wraps does not change
     compiled = getattr(call, "_torchdynamo_orig_callable", None)  # a method of the module, or a function around it
-    ran = getattr(compiled, "__self__", None) or getattr(compiled, "__wrapped__", None)
-    return isinstance(ran, nn.Module) and ran is not wrapper._modules["_orig_mod"]
+    if not code.startswith("torch._dynamo."):
+        return None
+    return getattr(compiled, "__self__", None) or getattr(compiled, "__wrapped__", None)
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -214,7 +214,10 @@ def test_compiled_part_and_data_parallel():
     close(ask(model, x, "layer2/grad_cam").maps, wanted)
 
 
-CALLS = []  # a global list, which a copy of a function does not copy
+class Calls:
+    """A list that a copy of a function does not copy: a class's."""
+
+    seen = []
 
 
 def test_methods_put_on_the_instance_see_the_hooks():
@@ -226,16 +229,16 @@ def test_methods_put_on_the_instance_see_the_hooks():
     def forward(self, x):
         inside.append(x)
         assert len(inside) == 1  # the copy's list, which is new in every call
-        CALLS.append((self, usual.__self__))
+        Calls.seen.append((self, usual.__self__))
         return usual(x)
 
     model.forward = forward.__get__(model)
-    CALLS.clear()
+    Calls.seen.clear()
     for _ in range(2):
         close(cam(model, x, layer="conv2").maps, wanted)
     assert inside == []
-    assert len(CALLS) == 2
-    for own, ran in CALLS:
+    assert len(Calls.seen) == 2
+    for own, ran in Calls.seen:
         assert own is ran is not model
 
 

@@ -19,7 +19,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .._checks import shorten
 from .._spread import gather_first, is_spread
-from .._wrappers import FORWARD_HOOKS, unwrap, unwrap_call
+from .._wrappers import has_forward_hooks, unwrap, unwrap_call
 from ..models import Classifier
 from .measure import measure, token_order
 from .methods import ATTENTION, WEIGHTINGS
@@ -118,7 +118,7 @@ def calls_head_of_features(model: nn.Module) -> bool:
     """Whether calling one of the zoo's nets gives ``forward_head(forward_features(images))`` and nothing else: no hooks
     of the whole net, no ``forward`` of a subclass's or of the instance's own."""
     own = "forward" in vars(model) or not getattr(type(model).forward, "__module__", "").startswith("convzoo.models.")
-    return not own and not any(vars(model).get(kind) for kind in FORWARD_HOOKS)
+    return not own and not has_forward_hooks(model)
 
 
 def earlier_layers(model: nn.Module, layer: str) -> tuple[str, ...]:

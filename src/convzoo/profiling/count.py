@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from .._checks import shorten
-from .._wrappers import unwrap
+from .._wrappers import has_global_hooks, unwrap
 from ..models import Classifier
-from .hooks import returns_nothing
 from .inputs import ADVICE, Inputs, input_dtype, make_inputs
 from .recorder import Recorder, compilation_off, is_about_meta
 from .result import Profile
@@ -26,8 +25,8 @@ def count(
 ) -> tuple[Profile, Inputs]:
     """The profile of ``model``, and the inputs that it is of.
 
-    Hooks are left out, and a warning says so where they may change a map. A model that does not run without them is run
-    with them.
+    Hooks are called, as in a call of the model, but on the copy. Hooks that cannot be called without values are left
+    out, all of them, and a warning says so.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -37,32 +36,29 @@ def count(
     with RecordedModel(model) as recorded, torch.inference_mode(False), torch.no_grad():
         inputs = make_inputs(model, given, input_dtype(recorded.parameters.values(), dtype), batch_dim)
         name = model_name(unwrap(model))
+        reason: Exception | None = None
+        if recorded.hooked:
+            try:
+                with RecordedModel(model, hooks=True) as with_hooks:
+                    return run(with_hooks, inputs, name), inputs
+            except Exception as error:  # whatever a hook does without values
+                reason = error
         try:
             counted = run(recorded, inputs, name)
         except Exception as error:
             if isinstance(error, TypeError):
                 check_arguments(unwrap(model), inputs)
-            if recorded.hooked and (with_hooks := run_with_hooks(model, inputs, name)) is not None:
-                return with_hooks, inputs
-            raise
-        paths = [path or "the model" for path, hooks in recorded.hooked if not all(map(returns_nothing, hooks))]
+            raise (reason or error) from None if reason is None else error
+        paths = [path or "the model" for path in recorded.hooked] or ["all modules"] * has_global_hooks()
         if paths:
             more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+            why = "" if reason is None else f" ({shorten(str(reason), 200)[1:-1]})"
             warnings.warn(
-                f"hooks are not called while {name} is counted ({', '.join(paths[:3])}{more}): what they change in the "
-                "maps is not in the figures; take them off before, or write it into forward",
+                f"{name} is counted without the hooks of {', '.join(paths[:3])}{more}{why}: what they change or "
+                "compute is not in the figures; take them off before, or write it into forward",
                 stacklevel=3,
             )
         return counted, inputs
-
-
-def run_with_hooks(model: nn.Module, inputs: Inputs, name: str) -> Profile | None:
-    """The profile with all hooks called, on the copy; None if it cannot be made."""
-    try:
-        with RecordedModel(model, hooks=True) as recorded:
-            return run(recorded, inputs, name)
-    except Exception:  # whatever the hooks do without values; the error of the run without them says more
-        return None
 
 
 def check_arguments(model: nn.Module, inputs: Inputs) -> None:

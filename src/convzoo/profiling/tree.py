@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .._modules import ModuleCopier, refuse_script
-from .._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS, unwrap_call
+from .._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS, has_forward_hooks, unwrap_call, wrappers_of
 from ..models import Classifier
 from ..models._input import check_images
 from .fast_layers import FAST_LAYERS, FastLayer, FastLayerRecord
@@ -33,8 +33,8 @@ class RecordedModel(ModuleCopier):
     """``root`` runs, ``records`` tell what its modules did.
 
     Attributes:
-        hooked: the paths of modules with forward hooks, and these hooks (:func:`find_hooks`). They are left out, or
-            called on the copy with ``hooks=True``; what they compute is then their parent's.
+        hooked: the paths of modules with forward hooks (:func:`find_hooks`). With ``hooks=True`` they are called, on
+            the copy, and what they compute is their parent's; else they are left out.
 
     Raises:
         TypeError: a module is scripted.
@@ -44,7 +44,7 @@ class RecordedModel(ModuleCopier):
     def __init__(self, model: nn.Module, hooks: bool = False) -> None:
         super().__init__(hooks=hooks)
         self.recorder = Recorder()
-        self.hooked: list[tuple[str, list[Any]]] = []
+        self.hooked: list[str] = []
         self.records: list[ModuleRecord] = []
         self.parameters: dict[int, Tensor] = {}
         self.buffers: dict[int, Tensor] = {}
@@ -60,13 +60,15 @@ class RecordedModel(ModuleCopier):
         """The copy of ``module``, or what stands in for it; it goes into the totals if it is ``registered``."""
         stock_call = FAST_LAYERS.get(type(module))
         if stock_call is None:
-            module = unwrap_call(module, path, hooks=self.hooks)
+            outside, module = module, unwrap_call(module, path, hooks=self.hooks)
+            if module is not outside and any(map(has_forward_hooks, wrappers_of(outside))):
+                self.hooked.append(path)
             stock_call = FAST_LAYERS.get(type(module))
         if id(module) in self._copies:
             return self._copies[id(module)]
         hooked = bool(module._forward_hooks or module._forward_pre_hooks)
-        if hooked and (hooks := find_hooks(module)):
-            self.hooked.append((path, hooks))
+        if hooked and find_hooks(module):
+            self.hooked.append(path)
         if stock_call is not None and not hooked and "forward" not in module.__dict__:
             call = stock_call(module)  # pruning, for one, has a hook, and a plain tensor for a weight
             if call is not None:
