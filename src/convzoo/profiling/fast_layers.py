@@ -1,7 +1,8 @@
 """The short way through stock layers, which most modules of a net are, and which mostly are only called.
 
 A :class:`FastLayer` stands in for such a layer and answers a call by the rule of the one function that the layer
-calls. Should the model's code want anything else of it, the copy of the layer is made there and then.
+calls. Should the model's code want anything else of it, the copy of the layer is made there and then. It is not of the
+layer's class, and so stands only where all code around is the zoo's or torch's, which does not ask for that.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ written to.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +60,10 @@ class ModuleRecord:
                 self.input_shape, self.output_shape = first_shape(args or kwargs), first_shape(output)
         self.calls += 1
         return output
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """The code alone: a copy of a module that a model's code makes has no record of its own."""
+        return copy.deepcopy(self.code, memo)
 
     @property
     def __wrapped__(self) -> Any:  # what inspect.signature looks for

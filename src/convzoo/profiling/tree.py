@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from .._inert import PATCHES, is_known_code
 from .._modules import ModuleCopier, refuse_script
 from .._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS, has_forward_hooks, unwrap_call, wrappers_of
 from ..models import Classifier
@@ -27,6 +28,7 @@ from .tally import UNRECORDED, ModuleRecord
 
 PLAIN = (nn.Parameter, Tensor)
 STRIDED = torch.strided
+OWN_CODE = PATCHES | {"_conv_forward"}
 
 
 class RecordedModel(ModuleCopier):
@@ -45,6 +47,7 @@ class RecordedModel(ModuleCopier):
         super().__init__(hooks=hooks)
         self.recorder = Recorder()
         self.hooked: list[str] = []
+        self._asked = hooks  # whether code that is not known may ask the layers what they are
         self.records: list[ModuleRecord] = []
         self.parameters: dict[int, Tensor] = {}
         self.buffers: dict[int, Tensor] = {}
@@ -69,8 +72,11 @@ class RecordedModel(ModuleCopier):
         hooked = bool(module._forward_hooks or module._forward_pre_hooks)
         if hooked and find_hooks(module):
             self.hooked.append(path)
-        if stock_call is not None and not hooked and "forward" not in module.__dict__:
-            call = stock_call(module)  # pruning, for one, has a hook, and a plain tensor for a weight
+        if stock_call is not None and not (hooked or self._asked or not registered) and not has_own_code(module):
+            try:
+                call = stock_call(module)
+            except KeyError:  # its weight is not a parameter
+                call = None
             if call is not None:
                 fast = FastLayerRecord(self.recorder, path, module, call, self.expand, parent)
                 self._take_tensors(module, fast, registered)
@@ -82,11 +88,14 @@ class RecordedModel(ModuleCopier):
         place = len(self.records)
         self._take_tensors(module, record, registered)
         fresh = self.remember(module, self._recorded(module, record))
-        children = fresh._modules
+        children, asked = fresh._modules, self._asked
+        kind: Any = type(module)
+        self._asked = asked or not registered or not is_known_code(kind) or has_own_code(module)
         for name, child in children.items():
             if child is not None:
                 below = f"{path}.{name}" if path else name
                 children[name] = self.module(child, below, registered=registered, parent=place)
+        self._asked = asked
         return fresh
 
     def _take_tensors(self, module: nn.Module, record: ModuleRecord, registered: bool) -> None:
@@ -188,6 +197,11 @@ class RecordedModel(ModuleCopier):
         for store in (self.parameters, self.buffers, self._copies, self._originals, self.records):
             store.clear()
         self.recorder.close()
+
+
+def has_own_code(module: nn.Module) -> bool:
+    """Whether somebody put a method on the instance."""
+    return not OWN_CODE.isdisjoint(module.__dict__)
 
 
 def check_unrecorded(fresh: Classifier, original: Classifier, x: Tensor) -> None:
