@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from collections.abc import Set
+from typing import Any
 
 from torch import nn
 
 from ._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS
 
 ACTING = (*FORWARD_HOOKS, *BACKWARD_HOOKS, "_compiled_call_impl")  # what a call runs beside or instead of the code
-PATCHES = frozenset({"forward", "forward_features", "forward_head", "check_input"})  # code, where an instance has it
+# code, where an instance has it
+PATCHES = frozenset({
+    "forward", "forward_features", "forward_head", "check_input", "_run", "_run_blocks", "_conv_forward",
+})  # fmt: skip
 
 
 def is_inert(model: nn.Module) -> bool:
@@ -24,7 +28,7 @@ def is_inert(model: nn.Module) -> bool:
             state.get("training", True)  # what wraps compiled code has none of its own
             or not state.keys().isdisjoint(PATCHES)
             or any(map(state.get, ACTING))
-            or not is_known_code(type(module))  # type: ignore[arg-type] # a class can be hashed
+            or not is_known_code(module)
         ):
             return False
         for parameter in state["_parameters"].values():
@@ -42,11 +46,19 @@ def is_inert(model: nn.Module) -> bool:
     return True
 
 
+def is_known_code(module: nn.Module) -> bool:
+    """Whether all code of the class of ``module`` is the zoo's or torch's, also if somebody put another ``forward``
+    into it; of a transformer's layer the activation may be anybody's."""
+    kind: Any = type(module)
+    return _is_known_code(kind, kind.forward)
+
+
 @functools.lru_cache(maxsize=256)
-def is_known_code(kind: type[nn.Module]) -> bool:
-    """Whether all code of a class is the zoo's or torch's; of a transformer's layer the activation may be anybody's."""
-    place = kind.__module__
-    return place.startswith(("convzoo.models.", "torch.nn.modules.")) and place != "torch.nn.modules.transformer"
+def _is_known_code(kind: Any, forward: Any) -> bool:
+    places = kind.__module__, str(getattr(forward, "__module__", ""))
+    return places[0] != "torch.nn.modules.transformer" and all(
+        place.startswith(("convzoo.models.", "torch.nn.modules.")) for place in places
+    )
 
 
 def copy_inert(module: nn.Module, hooked: Set[int]) -> nn.Module:

@@ -159,3 +159,19 @@ def test_a_head_that_is_more_than_linear():
     model.fc = nn.Sequential(nn.Linear(48, 20), nn.ReLU(), nn.Linear(20, 5))
     found = convzoo.cam(model.eval(), images)
     assert (found.method, found.maps.shape[:2]) == ("hires_cam", (2, 1))
+
+
+def test_a_class_with_another_forward_is_not(monkeypatch):
+    """What it keeps is kept by the copy."""
+    model = convzoo.create_model("resnet18", 5, depths=(1, 1, 1, 1)).eval()
+    block, usual = type(model.layer1[0]), type(model.layer1[0]).forward
+
+    def forward(self, x):
+        self.last = usual(self, x)
+        return self.last
+
+    monkeypatch.setattr(block, "forward", forward)
+    x = torch.rand(1, 3, 64, 64)
+    for method in ("cam", "hires_cam"):
+        convzoo.cam(model, x, method=method)
+    assert not any("last" in vars(module) for module in model.modules())

@@ -28,7 +28,6 @@ from .tally import UNRECORDED, ModuleRecord
 
 PLAIN = (nn.Parameter, Tensor)
 STRIDED = torch.strided
-OWN_CODE = PATCHES | {"_conv_forward"}
 
 
 class RecordedModel(ModuleCopier):
@@ -72,7 +71,8 @@ class RecordedModel(ModuleCopier):
         hooked = bool(module._forward_hooks or module._forward_pre_hooks)
         if hooked and find_hooks(module):
             self.hooked.append(path)
-        if stock_call is not None and not (hooked or self._asked or not registered) and not has_own_code(module):
+        short = registered and not hooked and not self._asked and not has_own_code(module) and is_known_code(module)
+        if stock_call is not None and short:
             try:
                 call = stock_call(module)
             except KeyError:  # its weight is not a parameter
@@ -89,8 +89,7 @@ class RecordedModel(ModuleCopier):
         self._take_tensors(module, record, registered)
         fresh = self.remember(module, self._recorded(module, record))
         children, asked = fresh._modules, self._asked
-        kind: Any = type(module)
-        self._asked = asked or not registered or not is_known_code(kind) or has_own_code(module)
+        self._asked = asked or not registered or not is_known_code(module) or has_own_code(module)
         for name, child in children.items():
             if child is not None:
                 below = f"{path}.{name}" if path else name
@@ -201,7 +200,7 @@ class RecordedModel(ModuleCopier):
 
 def has_own_code(module: nn.Module) -> bool:
     """Whether somebody put a method on the instance."""
-    return not OWN_CODE.isdisjoint(module.__dict__)
+    return not PATCHES.isdisjoint(module.__dict__)
 
 
 def check_unrecorded(fresh: Classifier, original: Classifier, x: Tensor) -> None:
