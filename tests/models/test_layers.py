@@ -261,3 +261,43 @@ def test_finding_a_module():
     model = build("vgg11")
     assert find_module(model, "classifier.0") is model.classifier[0]
     assert find_module(model, "classifier.9.x") is None
+
+
+def low_rank(head):
+    """An adapter beside the head, as LoRA's."""
+    made = nn.Module()
+    made.base, made.up = head, nn.Linear(3, head.out_features, bias=False)
+    made.down = nn.Linear(head.in_features, 3, bias=False)
+    made.forward = lambda x: made.base(x) + made.up(made.down(x))
+    return made
+
+
+def in_reverse(head):
+    made = nn.Module()
+    made.out, made.norm, made.hidden = nn.Linear(64, 4), nn.BatchNorm1d(64), nn.Linear(head.in_features, 64)
+    made.forward = lambda x: made.out(made.norm(made.hidden(x)))
+    return made
+
+
+def in_order(head):
+    made = nn.Module()
+    made.hidden, made.drop, made.out = nn.Sequential(nn.Linear(head.in_features, 64), nn.ReLU()), nn.Dropout(), None
+    made.last = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 4), nn.BatchNorm1d(4))
+    made.forward = lambda x: made.last(made.drop(made.hidden(x)))
+    return made
+
+
+def two(head):
+    made = nn.Module()
+    made.first, made.second = nn.Linear(head.in_features, 9), nn.Linear(head.in_features, 4)
+    made.forward = made.second.forward
+    return made
+
+
+@pytest.mark.parametrize(("wrap", "classes"), [(low_rank, 6), (in_reverse, 4), (in_order, 4), (two, 4)])
+def test_heads_of_several_layers(wrap, classes):
+    model = convzoo.create_model("resnet18", 6, depths=(1, 1, 1, 1)).eval()
+    model.fc = wrap(model.fc)
+    x = torch.rand(2, 3, 64, 64)
+    assert model.num_classes == model(x).shape[1] == classes
+    assert convzoo.cam(model.eval(), x, classes - 1).logits.shape == (2, classes)

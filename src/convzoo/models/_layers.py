@@ -13,6 +13,7 @@ from torch import nn
 _MARK = "_convzoo_weights"
 PASSING = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Unfold)  # what they put out is of the images' own kind
 _WIDTHS_IN = ("in_channels", "num_features", "num_channels")  # of convolutions, and of norms that stand first
+_WIDTHS_READ = ("in_features", *_WIDTHS_IN)
 _WIDTHS_OUT = ("out_features", "out_channels", "num_classes", "num_features")
 
 
@@ -94,10 +95,23 @@ def classes_out(head: nn.Module | None) -> int | None:
     width = _width(layer, _WIDTHS_OUT)
     if width is None and (weight := layer._parameters.get("weight")) is not None and weight.ndim > 1:
         return weight.shape[0]
-    if width is None:
-        widths = map(classes_out, reversed(layer._modules.values()))
-        return next((width for width in widths if width), None)
-    return width
+    return _width_of_parts(layer) if width is None else width
+
+
+def _width_of_parts(head: nn.Module) -> int | None:
+    """What a head of several layers puts out: the width that no other of them reads, in whatever order they are
+    registered; where that is none or several, that of the last."""
+    parts = [(part, width) for part in head._modules.values() if (width := classes_out(part))]
+    read = [(part, _width(layer, _WIDTHS_READ)) for part, _ in parts if (layer := first_layer_of(part)) is not None]
+    ends = {width for part, width in parts if not any(width == other for each, other in read if each is not part)}
+    if len(ends) == 1:
+        return ends.pop()
+    return parts[-1][1] if parts else None
+
+
+def first_layer_of(module: nn.Module | None) -> nn.Module | None:
+    """``module`` if it is a layer, or the first one inside."""
+    return module if module is None or _is_layer(module) else first_layer(module)
 
 
 def mark(layer: nn.Module | None, weights: str) -> None:
