@@ -426,3 +426,25 @@ def test_a_hook_that_takes_itself_off(register):
     assert len(handles_in) == 1
     model(torch.ones(2))
     assert len(handles_in) == 0
+
+
+class ModuleWithSlots(nn.Module):
+    __slots__ = ("scale",)
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        object.__setattr__(self, "scale", [3.0])
+
+    def forward(self, x):
+        return self.linear(x) * self.scale[0]
+
+
+def test_modules_with_slots():
+    model, x = ModuleWithSlots().eval(), torch.rand(1, 2)
+    private = private_copy(model)
+    assert_close(private(x), model(x))
+    private.scale.append(1.0)
+    assert model.scale == [3.0]
+    assert convzoo.profile(model, (2,)).macs == 4
+    assert_close(convzoo.optimize_for_inference(model, example=x)(x), model(x))

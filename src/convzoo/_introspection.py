@@ -56,7 +56,7 @@ def slots_of(kind: Any) -> tuple[str, ...]:
         for name in (slots,) if isinstance(slots, str) else slots:
             private = name.startswith("__") and not name.endswith("__")
             found.append(f"_{each.__name__.lstrip('_')}{name}" if private else name)
-    return tuple(found)
+    return tuple(name for name in found if name not in ("__dict__", "__weakref__"))
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import functools
 import types
 import weakref
 from collections import OrderedDict, deque
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -140,10 +140,13 @@ class ModuleCopier:
 
     def complete(self, module: nn.Module, fresh: nn.Module) -> None:
         """Give the copy of a module its attributes, and hooks that belong to it."""
-        state = fresh.__dict__
+        state, kind = fresh.__dict__, cast("Any", type(module))
         for name, value in module.__dict__.items():
             if name not in STANDARD and type(value) not in IMMUTABLE:
                 state[name] = self.value(value)
+        for name in slots_of(kind):
+            if hasattr(module, name):
+                object.__setattr__(fresh, name, self.value(getattr(module, name)))
         if self.hooks:
             for name in ("_forward_hooks", "_forward_pre_hooks"):
                 for key, hook in state[name].items():

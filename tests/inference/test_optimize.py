@@ -420,3 +420,52 @@ def test_blocks_of_others_are_rewritten_with_an_example():
     assert [type(part).__name__ for part in fast[:3]] == ["FusedBlock"] * 3
     assert sum(isinstance(part, nn.Conv2d) for part in fast[2].modules()) == 3  # two of the four are one
     assert_same(pickle.loads(pickle.dumps(fast))(x), expected)
+
+
+class CallsAnothersLayer(nn.Module):
+    """Calls a layer of the module around it, without owning that one."""
+
+    def __init__(self, around):
+        super().__init__()
+        self.around, self.bn = [around], nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.bn(self.around[0].conv(x))
+
+
+class Around(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.block = CallsAnothersLayer(self)
+
+    def forward(self, x):
+        return self.block(x).relu()
+
+
+@torch.no_grad()
+def test_a_block_that_calls_a_layer_outside():
+    model, x = Around().eval(), torch.rand(2, 3, 8, 8)
+    fast = convzoo.optimize_for_inference(model, example=x)
+    assert_same(fast(x), model(x))
+
+
+class Unregistered(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers, self.scales = {"a": nn.Conv2d(3, 4, 1)}, [nn.Parameter(torch.ones(4, 1, 1))]
+        self.tied = self.layers["a"].weight
+
+    def forward(self, x):
+        return self.layers["a"](x) * self.scales[0] + self.tied.sum()
+
+
+@torch.no_grad()
+def test_no_memory_is_shared_with_what_is_not_registered():
+    model, x = Unregistered().eval(), torch.rand(2, 3, 8, 8)
+    fast = convzoo.optimize_for_inference(model, example=x)
+    before = fast(x)
+    assert_same(before, model(x))
+    model.layers["a"].weight.add_(1)
+    model.scales[0].add_(1)
+    assert torch.equal(fast(x), before)

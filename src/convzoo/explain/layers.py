@@ -117,7 +117,7 @@ def is_pooled(model: nn.Module, layers: tuple[str, ...]) -> bool:
 def calls_head_of_features(model: nn.Module) -> bool:
     """Whether calling one of the zoo's nets gives ``forward_head(forward_features(images))`` and nothing else: no hooks
     of the whole net, no ``forward`` of a subclass's or of the instance's own."""
-    own = "forward" in vars(model) or not getattr(type(model).forward, "__module__", "").startswith("convzoo.models.")
+    own = "forward" in vars(model) or not getattr(type(model).forward, "__module__", "").startswith("convzoo.")
     return not own and not has_forward_hooks(model)
 
 

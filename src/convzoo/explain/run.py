@@ -19,7 +19,7 @@ from .._checks import shorten
 from .._inert import copy_inert, is_inert
 from .._modules import is_autocast_on, private_copy
 from ..models import Classifier
-from .layers import Reader, check_model, checked, find_layer, is_pooled, name_of, reader, walk
+from .layers import Reader, calls_head_of_features, check_model, checked, find_layer, is_pooled, name_of, reader, walk
 
 Hook = Callable[[nn.Module, Any, Any], Any]
 
@@ -230,9 +230,11 @@ def run_attention(model: nn.Module, images: Tensor, *, differentiable: bool) -> 
     def forward(copied: Any, images: Tensor) -> Any:
         copied.blocks[0].register_forward_pre_hook(cut)
         usual = copied.forward_features
-        copied.forward_features = lambda images: usual(images, probabilities)
         with torch.set_grad_enabled(differentiable):
-            return copied(images)  # which may do more than hand the tokens on to the head
+            if calls_head_of_features(copied):
+                return copied.forward_head(usual(images, probabilities))
+            copied.forward_features = lambda images: usual(images, probabilities)
+            return copied(images)
 
     logits = check_logits(run(model, images, [], forward), len(images))
     if not probabilities:

@@ -160,10 +160,13 @@ class Fuser:
         return self._assemble(call.path, source, nodes, groups)
 
     def _is_straight(self, nodes: list[Node], source: Value, call: Call) -> bool:
-        """Whether ``nodes`` are all that happened during ``call``, are known, and read ``source`` and each other."""
+        """Whether ``nodes`` are all that happened during ``call``, of its own layers, known, and read ``source`` and
+        each other."""
         reads = Counter(read for node in nodes for read in node.reads)
+        own = f"{call.path}."
         return (
-            all(each.output is not None for each in self._trace.calls[call.start : call.end])
+            all(node.call.path.startswith(own) for node in nodes if node.call.path)
+            and all(each.output is not None for each in self._trace.calls[call.start : call.end])
             and all(self._step(node) is not None for node in nodes)
             and {source, *(node.output for node in nodes)}.issuperset(reads)
             and all(self._graph.readers[node.output] == reads[node.output] for node in nodes[:-1])

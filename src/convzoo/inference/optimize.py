@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .._checks import check_bool, check_choice
-from .._modules import private_copy
+from .._modules import ModuleCopier, private_copy
 from .._spread import gather_first, is_spread
 from .._wrappers import has_global_hooks
 from ..models import Classifier
@@ -263,14 +263,23 @@ def make_images(model: nn.Module) -> list[Tensor]:
 
 def independent_copy(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in evaluation mode, without gradients, that shares no memory with it."""
-    fresh: nn.Module = private_copy(model)
-    for module in fresh.modules():
-        for name, parameter in module._parameters.items():
-            if type(parameter) is nn.Parameter:
-                parameter.data = parameter.data.clone()
-            elif parameter is not None:
-                module._parameters[name] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+    copier = IndependentCopier()
+    fresh: nn.Module = copier.module(model)
+    copier.finish()
     return fresh
+
+
+class IndependentCopier(ModuleCopier):
+    """Copies the memory of parameters too, also of those that a module keeps in a list, say."""
+
+    def tensor(self, tensor: Tensor) -> Tensor:
+        """The copy of a tensor, with memory of its own."""
+        if id(tensor) in self._copies:
+            return self._copies[id(tensor)]
+        fresh = super().tensor(tensor)
+        if isinstance(tensor, nn.Parameter):
+            fresh = self.remember(tensor, nn.Parameter(fresh.detach().clone(), requires_grad=False))
+        return fresh
 
 
 def leave_out_auxiliary_heads(model: nn.Module, trace: Trace) -> None:
