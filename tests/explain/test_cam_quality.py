@@ -171,7 +171,7 @@ def test_a_transformer_finds_the_digits_of_a_pair():
     generator = torch.Generator().manual_seed(1)
     drawn = torch.stack([draw(index // 30, 28, generator) for index in range(300)])
     pool = functional.interpolate(drawn, (SIDE, SIDE), mode="area").view(10, 30, SIDE, SIDE)
-    net = small_transformer(pool, 160, 24, generator, pairs=True)
+    net = small_transformer(pool, 140, 24, generator, pairs=True)
     classes = two_of_ten(60, generator)
     pictures = canvases(pool, classes, generator)
     with torch.no_grad():

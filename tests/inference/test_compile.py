@@ -43,7 +43,7 @@ def without_twins():
 
 SLOW = (  # to capture; each has a sibling of the same layers that is not
     "cnn_bn", "cnn_dropout", "cnn_gap", "cnn_leaky_relu", "cnn_sigmoid", "googlenet", "googlenet_sparse_bn",
-    "inception_v3",
+    "inception_v3", "squeezenet1_0",
 )  # fmt: skip
 NAMES = [
     pytest.param(name, marks=[pytest.mark.xdist_group(name), *([pytest.mark.slow] if name in SLOW else [])])

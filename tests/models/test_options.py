@@ -14,7 +14,8 @@ from convzoo.registry import find_entry
 
 CONFIGS = sorted({type(find_entry(name).config) for name in convzoo.list_models()}, key=lambda config: config.__name__)
 POOLED = [
-    ("resnet18", {"stem": "small"}, "layer4"), ("resnext50_32x4d", {"stem": "small"}, "layer4"),
+    ("resnet18", {"stem": "small", "depths": (2, 1, 1, 1)}, "layer4"),
+    ("resnext50_32x4d", {"stem": "small", "depths": (1, 1, 1, 1)}, "layer4"),
     ("vgg11_bn", {"head": "gap"}, "features.27"), ("googlenet_bn", {}, "norm5b"), ("inception_v3", {}, "Mixed_7c"),
     ("cnn_all_tricks", {}, "stage6"), ("fcn_gap", {}, "relu3"), ("fcn_gap", {"head": "gap_then_conv"}, "relu3"),
     ("mnist_resnet", {}, "block3"),

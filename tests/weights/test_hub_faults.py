@@ -323,7 +323,7 @@ def test_a_dead_proxy(hub, tmp_path, patient, proxied, folders, models, kind, en
     put(hub, folders[1], "someone/net")
     load("someone/net")
     point_client_at(endpoint, patient)
-    allow(0.5, patient)
+    allow(0.25, patient)
     answering = proxy_that_answers(PROXIES[kind]) if kind in PROXIES else contextlib.nullcontext(NO_PROXIES[kind])
     with answering as address:
         proxied(address)
