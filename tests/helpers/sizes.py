@@ -12,8 +12,8 @@ def size_of(name):
 
 
 def abridged(name):
-    """Options that leave out of a net what one of ``WHOLE`` has: further equal blocks, the wide linear layers of VGG,
-    convolutions of 5x5 in the ablation series. What sets the net apart from its relatives stays."""
+    """Options that leave out of a net what one of ``WHOLE`` has: further equal blocks and convolutions, the wide linear
+    layers of VGG, convolutions of 5x5 in the ablation series. What sets the net apart from its relatives stays."""
     options = find_entry(name).config.options
     if name in WHOLE:
         return {}
@@ -22,5 +22,5 @@ def abridged(name):
     if "width_per_group" in options:
         return {"depths": (2, 1, 1, 1)}  # blocks that widen or halve the maps, and one that does neither
     if options.get("head") == "fc" and "batch_norm" in options:
-        return {"head": "gap"}
+        return {"head": "gap", "depths": (1, 2, 1, 1, 2)}
     return {"convolution": "3x3"} if options.get("convolution") == "5x5" else {}
