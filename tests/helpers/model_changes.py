@@ -88,11 +88,18 @@ class Scale(nn.Module):
         return x * (self.gamma[:, None, None] if x.ndim == 4 else self.gamma)
 
 
+def take_weights(layer: nn.Module, other: nn.Module) -> None:
+    """Put the weights that ``other`` has now into ``layer``, also where they are pruned or parametrised."""
+    layer.weight = nn.Parameter(other.weight.detach().clone())
+    if other.bias is not None:
+        layer.bias = nn.Parameter(other.bias.detach().clone())
+
+
 class LoraLinear(nn.Linear):
     @classmethod
     def of(cls, linear):
         lora = cls(linear.in_features, linear.out_features, bias=linear.bias is not None)
-        lora.load_state_dict(linear.state_dict())
+        take_weights(lora, linear)
         lora.down = nn.Linear(linear.in_features, 2, bias=False)
         lora.up = nn.Linear(2, linear.out_features, bias=False)
         return lora
@@ -193,7 +200,7 @@ def other_convolution(model, draw):
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
             conv.groups, conv.bias is not None,
         )  # fmt: skip
-        fresh.load_state_dict(conv.state_dict())
+        take_weights(fresh, conv)
     elif draw.random() < 0.5:
         fresh = Wrapped(conv)
     else:
