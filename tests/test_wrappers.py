@@ -3,6 +3,7 @@
 import copy
 import functools
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -120,3 +121,33 @@ def test_a_wrapper_that_does_no_more_is_not(layer):
     ):
         x = torch.rand(2, 3)
         assert_close(private_copy(wrapper)(x), wrapper(x))
+
+
+class ReadsThrough(nn.Module):
+    """Code that was written for a wrapped part."""
+
+    def __init__(self, part, name):
+        super().__init__()
+        self.part, self.name = part, name
+
+    def forward(self, x):
+        inside = getattr(self.part, self.name)
+        return self.part(x) + self.part.get_submodule(self.name).weight.mean() + inside.bias.mean()
+
+
+@pytest.mark.parametrize(
+    ("wrap", "name"), [(compiled, "_orig_mod"), (nn.DataParallel, "module"), (AveragedModel, "module")]
+)
+@pytest.mark.parametrize("layer", [nn.Linear(3, 3), nn.Conv2d(3, 3, 1)])
+@torch.no_grad()
+def test_code_that_reads_through_a_wrapper(wrap, name, layer):
+    model, x = ReadsThrough(wrap(layer), name).eval(), torch.rand(2, 3, 3, 3)
+    expected = model(x)
+    assert_close(private_copy(model)(x), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a layer that was put back
+        assert_close(convzoo.optimize_for_inference(model, example=x)(x), expected)
+    assert convzoo.profile(model, (3, 3, 3)).macs == 81
+    assert model.state_dict().keys() == {f"part.{name}.weight", f"part.{name}.bias"} | (
+        {"part.n_averaged"} if wrap is AveragedModel else set()
+    )

@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from ._introspection import global_names, is_empty, slots_of, without_end
-from ._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS, unwrap_call
+from ._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS, answer_for, unwrap_call
 
 STANDARD = frozenset(nn.Module().__dict__) | {"_compiled_call_impl"}
 CONTAINERS = tuple(name for name, value in nn.Module().__dict__.items() if isinstance(value, (dict, set)))
@@ -62,8 +62,8 @@ def private_copy(model: nn.Module, *, device: str | torch.device | None = None, 
     The copy shares the memory of the parameters. Everything else that code can change while it runs is its own:
     buffers, flags, hooks, and the lists, dicts and objects among the attributes of the modules, also where a bound
     method or a closure refers to them. Modules and tensors that stand in several places of ``model`` do so in the copy.
-    Wrappers are left out, of the model and of its parts (see :func:`unwrap_call`). The one thing that reaches the model
-    is code that overwrites a parameter in place.
+    Wrappers are left out, of the model and of its parts (see :func:`unwrap_call`); what is inside answers to the names
+    that they have for it. The one thing that reaches the model is code that overwrites a parameter in place.
 
     Args:
         model: any module whose code is Python.
@@ -107,11 +107,13 @@ class ModuleCopier:
 
     def module(self, module: nn.Module, path: str = "", *, registered: bool = True) -> Any:
         """The copy of ``module`` and of the modules in it; ``registered`` is for those who count."""
-        module = unwrap_call(module, path, hooks=self.hooks)
+        outside, module = module, unwrap_call(module, path, hooks=self.hooks)
         if id(module) in self._copies:
             return self._copies[id(module)]
         refuse_script(module, path)
         fresh = self.remember(module, self.bare(module))
+        if module is not outside:
+            answer_for(fresh, outside)
         children = fresh._modules
         for name, child in children.items():
             if child is not None:

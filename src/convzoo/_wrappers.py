@@ -77,6 +77,15 @@ def wrappers_of(model: nn.Module) -> list[nn.Module]:
     return found
 
 
+def answer_for(fresh: nn.Module, outside: nn.Module) -> None:
+    """Let ``fresh``, the copy of what is inside the wrappers ``outside``, be found by the names that they have for it,
+    as in ``model.module.fc``."""
+    for wrapper in wrappers_of(outside):
+        for name in NAMES_INSIDE & wrapper._modules.keys():
+            if not hasattr(fresh, name):
+                vars(fresh)[name] = fresh
+
+
 def has_forward_hooks(module: nn.Module) -> bool:
     """Whether a call of ``module`` runs forward hooks of its own."""
     return any(vars(module).get(kind) for kind in FORWARD_HOOKS)

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from .._inert import PATCHES, is_known_code
 from .._modules import ModuleCopier, refuse_script
-from .._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS, has_forward_hooks, unwrap_call, wrappers_of
+from .._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS, answer_for, has_forward_hooks, unwrap_call, wrappers_of
 from ..models import Classifier
 from ..models._input import check_images
 from .fast_layers import FAST_LAYERS, FastLayer, FastLayerRecord
@@ -60,9 +60,9 @@ class RecordedModel(ModuleCopier):
 
     def module(self, module: nn.Module, path: str = "", *, registered: bool = True, parent: int = -1) -> Any:
         """The copy of ``module``, or what stands in for it; it goes into the totals if it is ``registered``."""
-        stock_call = FAST_LAYERS.get(type(module))
+        outside, stock_call = module, FAST_LAYERS.get(type(module))
         if stock_call is None:
-            outside, module = module, unwrap_call(module, path, hooks=self.hooks)
+            module = unwrap_call(module, path, hooks=self.hooks)
             if module is not outside and any(map(has_forward_hooks, wrappers_of(outside))):
                 self.hooked.append(path)
             stock_call = FAST_LAYERS.get(type(module))
@@ -88,6 +88,8 @@ class RecordedModel(ModuleCopier):
         place = len(self.records)
         self._take_tensors(module, record, registered)
         fresh = self.remember(module, self._recorded(module, record))
+        if module is not outside:
+            answer_for(fresh, outside)
         children, asked = fresh._modules, self._asked
         self._asked = asked or not registered or not is_known_code(module) or has_own_code(module)
         for name, child in children.items():
