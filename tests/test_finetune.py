@@ -220,3 +220,14 @@ def test_weights_that_are_made_of_others_decay(change, path):
     shape = (5, 512) if path == "fc" else (64, 64, 3, 3)
     assert [decays[id(each)] for each in layer.parameters()] == [each.shape == shape for each in layer.parameters()]
     assert any(each.shape == shape for each in layer.parameters())
+
+
+def test_weights_of_one_input_decay_and_lengths_do_not():
+    model = convzoo.create_model("resnet18", 5)
+    model.fc = nn.Sequential(nn.Linear(512, 1), nn.Linear(1, 5))
+    parametrizations.weight_norm(model.fc[0], dim=1)
+    groups = convzoo.parameter_groups(model, 1.0, weight_decay=0.1)
+    decayed = {id(each) for group in groups if group["weight_decay"] for each in group["params"]}
+    assert id(model.fc[1].weight) in decayed
+    assert id(model.fc[0].parametrizations.weight.original0) not in decayed
+    assert id(model.fc[0].parametrizations.weight.original1) in decayed

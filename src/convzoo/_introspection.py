@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
+import dis
 import functools
-import sys
 import types
-from collections import deque
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
 
-KNOWN_PACKAGES = sys.stdlib_module_names - {"__main__"} | {"torch", "convzoo"}
-HOLDERS = (
-    types.MethodType, functools.partial, functools._lru_cache_wrapper, types.MappingProxyType, list, dict, set, deque,
-    tuple,
-)  # fmt: skip
-
-
-def global_names(function: types.FunctionType) -> list[str]:
-    """The global names in the code of ``function`` that may lead to a module of the user's.
-
-    Their values are modules, what is bound to one, containers, and functions of the same file or notebook. Code of
-    Python's and of installed packages is taken to keep nothing of the user's in its globals.
-    """
-    own = function.__globals__
-    package, file = str(own.get("__name__")).partition(".")[0], str(own.get("__file__"))
-    if package in KNOWN_PACKAGES or "site-packages" in file or "dist-packages" in file:
-        return []
-    found, codes = [], [function.__code__]
+def used_globals(function: types.FunctionType) -> dict[str, Any]:
+    """The globals that the code of ``function`` reads by name, with their values; none if it sets one."""
+    own, found, codes = function.__globals__, {}, [function.__code__]
     for code in codes:  # which becomes longer meanwhile
         codes += [each for each in code.co_consts if isinstance(each, types.CodeType)]
-        for name in code.co_names:
-            value = own.get(name)
-            same_file = isinstance(value, types.FunctionType) and value.__globals__ is own
-            if same_file or isinstance(value, (nn.Module, *HOLDERS)):
-                found.append(name)
+        for step in dis.get_instructions(code):
+            if step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+                return {}
+            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval in own:
+                found[step.argval] = own[step.argval]
     return found
+
+
+def leads_to(value: Any, wanted: Callable[[Any], bool], seen: set[int] | None = None) -> bool:
+    """Whether ``value`` is ``wanted``, is bound to such, has such in it, or is a function that uses such by a global
+    name. Containers inside of containers are not looked into."""
+    seen = set() if seen is None else seen
+    if wanted(value) or id(value) in seen:
+        return wanted(value)
+    seen.add(id(value))
+    if isinstance(value, types.MethodType):
+        return wanted(value.__self__)
+    if isinstance(value, functools.partial):
+        inside = [value.func, *value.args, *value.keywords.values()]
+    elif isinstance(value, functools._lru_cache_wrapper):
+        inside = [value.__wrapped__]
+    elif isinstance(value, types.FunctionType):
+        inside = list(used_globals(value).values())
+    else:
+        if isinstance(value, (types.MappingProxyType, dict)):
+            value = [each for pair in list(value.items()) for each in pair]
+        held = list(value) if isinstance(value, (list, tuple, set)) else []
+        return any(wanted(each.__self__ if isinstance(each, types.MethodType) else each) for each in held)
+    return any(leads_to(each, wanted, seen) for each in inside)
 
 
 def is_empty(cell: types.CellType) -> bool:
@@ -61,7 +68,9 @@ def slots_of(kind: Any) -> tuple[str, ...]:
 
 @functools.cache
 def without_end(kind: Any) -> type | None:
-    """A class like ``kind``, whose objects do nothing when they are thrown away; None if there cannot be one."""
-    if not any(isinstance(vars(each).get("__del__"), types.FunctionType) for each in kind.__mro__):
-        return None  # it is written in C: a file, say
+    """A class like ``kind``, whose objects do nothing when they are thrown away; None if none can be made unseen."""
+    written = any(isinstance(vars(each).get("__del__"), types.FunctionType) for each in kind.__mro__)
+    seen = type(kind) is not type or any("__init_subclass__" in vars(each) for each in kind.__mro__[:-1])
+    if seen or not written:  # where it is not written in Python it is a file, say
+        return None
     return type(kind.__name__, (kind,), {"__slots__": (), "__module__": kind.__module__, "__del__": lambda self: None})

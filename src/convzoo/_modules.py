@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
-from ._introspection import global_names, is_empty, slots_of, without_end
-from ._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS, answer_for, unwrap_call
+from ._introspection import is_empty, leads_to, slots_of, used_globals, without_end
+from ._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS, answer_for, unwrap, unwrap_call
 
 STANDARD = frozenset(nn.Module().__dict__) | {"_compiled_call_impl"}
 CONTAINERS = tuple(name for name, value in nn.Module().__dict__.items() if isinstance(value, (dict, set)))
@@ -103,7 +103,6 @@ class ModuleCopier:
         self._copies: dict[int, Any] = {}
         self._originals: list[Any] = []  # kept, so that no id in _copies is used anew
         self._unfinished: list[tuple[nn.Module, nn.Module]] = []
-        self._globals: dict[int, dict[str, Any]] = {}  # copies of those of the user's files
 
     def module(self, module: nn.Module, path: str = "", *, registered: bool = True) -> Any:
         """The copy of ``module`` and of the modules in it; ``registered`` is for those who count."""
@@ -177,7 +176,7 @@ class ModuleCopier:
     def value(self, value: Any) -> Any:
         """The copy of any value: of containers and objects too, with the copies of modules and tensors in them."""
         kind: Any = type(value)
-        if kind in IMMUTABLE or (kind is tuple and IMMUTABLE.issuperset(map(type, value))):
+        if kind in IMMUTABLE or kind is object or (kind is tuple and IMMUTABLE.issuperset(map(type, value))):
             return value
         if id(value) in self._copies:
             return self._copies[id(value)]
@@ -193,6 +192,8 @@ class ModuleCopier:
             return self.tensor(value)
         if isinstance(value, tuple):
             items = [self.value(each) for each in value]
+            if hasattr(kind, "n_sequence_fields"):  # as torch.max returns
+                return kind(items)
             return kind(*items) if hasattr(value, "_fields") else tuple(items)
         if kind in (set, frozenset):
             return self.remember(value, kind(self.value(each) for each in value))
@@ -260,16 +261,17 @@ class ModuleCopier:
         if hasattr(kind, "__del__"):
             fresh.__class__ = without_end(kind)
         if isinstance(value, (list, deque)):
-            for index, each in enumerate(value):
+            for index, each in enumerate(fresh):  # the original may grow meanwhile, in another thread
                 fresh[index] = self.value(each)
         elif isinstance(value, dict):
-            if any(isinstance(key, nn.Module) for key in value):  # names of modules, say, by the modules
+            items = list(dict.items(fresh))  # the original may change meanwhile, in another thread
+            if any(isinstance(key, nn.Module) for key, _ in items):  # names of modules, say, by the modules
                 plain = OrderedDict if isinstance(value, OrderedDict) else dict
                 plain.clear(fresh)
-                for key, each in value.items():
+                for key, each in items:
                     plain.__setitem__(fresh, self.value(key), self.value(each))
-            elif not IMMUTABLE.issuperset(map(type, value.values())):
-                for key, each in value.items():
+            elif not IMMUTABLE.issuperset(type(each) for _, each in items):
+                for key, each in items:
                     dict.__setitem__(fresh, key, self.value(each))
             if type(value) is dict:
                 return fresh
@@ -283,26 +285,26 @@ class ModuleCopier:
 
     def function(self, function: types.FunctionType) -> Any:
         """A function that holds modules or mutable values, such as a patched ``forward`` or a hook: in its closure, in
-        the defaults of its arguments, among its attributes or, in the user's own code, by global names.
+        the defaults of its arguments, among its attributes; or that knows modules of the model by global names.
         """
         cells = function.__closure__ or ()
         contents = [cell.cell_contents for cell in cells if not is_empty(cell)]
         defaults, named = function.__defaults__ or (), function.__kwdefaults__ or {}
         held = (*contents, *defaults, *named.values(), *vars(function).values())
-        names = global_names(function)
+        names = used_globals(function) if leads_to(function, self.is_of_model) else {}
         if not names and all(type(each) in IMMUTABLE or isinstance(each, type) for each in held):
             return function
-        own = function.__globals__
+        own: dict[str, Any] = function.__globals__
         if names:
-            own = self._globals[id(own)] = self._globals.get(id(own)) or own.copy()
+            own = {key: own[key] for key in ("__builtins__", "__name__") if key in own}
         closure = tuple(types.CellType() for _ in cells)
         fresh = types.FunctionType(function.__code__, own, function.__name__, closure=closure)
         self.remember(function, fresh)
         for cell, each in zip(closure, cells, strict=True):
             if not is_empty(each):
                 cell.cell_contents = self.value(each.cell_contents)
-        for name in names:
-            own[name] = self.value(function.__globals__[name])
+        for name, each in names.items():
+            own[name] = self.value(each) if leads_to(each, self.is_of_model) else each
         if defaults:
             fresh.__defaults__ = tuple(self.value(each) for each in defaults)
         if named:
@@ -310,6 +312,10 @@ class ModuleCopier:
         fresh.__qualname__, fresh.__module__ = function.__qualname__, function.__module__
         vars(fresh).update({name: self.value(each) for name, each in vars(function).items()})
         return fresh
+
+    def is_of_model(self, value: Any) -> bool:
+        """Whether ``value`` is a module of the model, or takes a hook off one."""
+        return id(unwrap(value)) in self._copies if isinstance(value, nn.Module) else isinstance(value, RemovableHandle)
 
     def known(self, value: Any) -> Any:
         """The copy of ``value`` if there is one already, else ``value``; what refers weakly keeps nothing alive."""

@@ -219,13 +219,14 @@ def is_weight(model: nn.Module, path: str, parameter: nn.Parameter) -> bool:
     of lengths, a number an output, which are a gain.
     """
     owner, _, name = path.rpartition(".")
-    layer, parametrised, kind = owner.partition(".parametrizations.") if "." in owner else ("", "", "")
-    if parametrised:
-        owner, name = layer, kind
+    if ".parametrizations." in f".{owner}.":
+        made_of = model.get_submodule(owner)
+        gain = name == "original0" and any(type(each).__name__ == "_WeightNorm" for each in made_of.children())
+        owner, _, name = f".{owner}".rpartition(".parametrizations.")
+        owner, name = owner.removeprefix("."), "gain" if gain else name
     elif name in ("weight_orig", "weight_v"):  # pruning, and the older forms of spectral and weight normalisation
         name = "weight"
-    several = parameter.ndim > 1 and parameter.numel() > len(parameter)
-    return name == "weight" and several and not isinstance(model.get_submodule(owner), NORMS)
+    return name == "weight" and parameter.ndim > 1 and not isinstance(model.get_submodule(owner), NORMS)
 
 
 def find_net(model: nn.Module) -> tuple[Classifier, str]:

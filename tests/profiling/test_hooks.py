@@ -4,13 +4,38 @@ import warnings
 
 import pytest
 import torch
-from helpers.modules import Fn
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import convzoo
+from convzoo.profiling.hooks import returns_nothing
 
 MACS = 1_814_073_344  # of resnet18 at 224x224
+
+
+def looks(module, args, output):
+    seen.append(output)
+
+
+def looks_at_some(module, args, output):
+    if output.ndim == 4:
+        return
+    for each in output:
+        seen.append(each)
+
+
+def returns_an_expression(module, args, output):
+    return None if output.ndim == 4 else output * 2
+
+
+def returns_one_of_two(module, args, output):
+    if output.ndim == 2:
+        return output * 2
+    return None
+
+
+def yields(module, args, output):
+    return (yield output)
 
 
 seen = []
@@ -31,6 +56,9 @@ class Collects(nn.Module):
 
         return hook
 
+    def method(self, module, args, output):
+        self.found["method"] = output
+
     def forward(self, x):
         self.net(x)
         means = [self.found[path].mean((2, 3)) for path in self.paths]
@@ -45,13 +73,20 @@ def profile(model, size=(3, 224, 224), **options):
         return convzoo.profile(model, size, **options)
 
 
-def test_hooks_that_only_look_are_called_on_the_copy():
-    model, shapes = convzoo.create_model("resnet18"), []
+def test_what_returns_nothing():
+    collects = Collects(nn.Identity(), ())
+    assert all(map(returns_nothing, (looks, looks_at_some, collects.keep("x"), collects.method)))
+    others = (lambda module, args, output: seen.append(output), returns_an_expression, returns_one_of_two, seen.append)
+    assert not any(map(returns_nothing, (*others, yields)))
+
+
+def test_hooks_that_only_look_are_left_out():
+    model = convzoo.create_model("resnet18")
     for module in model.modules():
-        module.register_forward_hook(lambda module, args, output: shapes.append(output.shape))
-        module.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
-    assert profile(model) == profile(convzoo.create_model("resnet18"))
-    assert shapes == seen == []
+        module.register_forward_hook(looks)
+        module.register_forward_pre_hook(Collects(nn.Identity(), ()).keep("x"))
+    assert profile(model).macs == MACS
+    assert seen == []
 
 
 def test_hooks_of_torch_are_left_out():
@@ -61,55 +96,18 @@ def test_hooks_of_torch_are_left_out():
     assert profile(model).macs == MACS
 
 
-def test_what_hooks_change_is_counted():
-    model, aside = convzoo.create_model("resnet18", num_classes=7), nn.Linear(7, 5)
-    model.register_forward_pre_hook(lambda module, args: (args[0][:, :, ::2, ::2],))
-    model.fc.register_forward_hook(lambda module, args, output: aside(output))
-    plain = profile(convzoo.create_model("resnet18", num_classes=7), (3, 112, 112))
-    counted = profile(model)
-    assert counted.macs == plain.macs + 35
-    assert [layer.macs for layer in counted.layers if "not registered" in layer.path] == [35]
-
-
-class ReturnsADict(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-
-    def forward(self, x):
-        return {"maps": self.conv(x)}
-
-
-def test_a_dict_that_a_hook_changes():
-    body, head = ReturnsADict(), nn.Conv2d(4, 5, 1)
-
-    def pool(module, args, output):
-        output["maps"] = nn.functional.avg_pool2d(output["maps"], 2)
-
-    body.register_forward_hook(pool)
-    model = nn.Sequential(body, Fn(lambda self, maps: maps["maps"]), head)
-    assert profile(model, (3, 32, 32)).macs == 4 * 27 * 30 * 30 + 4 * 5 * 15 * 15
-
-
-def test_what_cannot_be_called_is_said():
+def test_others_are_said():
     model = convzoo.create_model("resnet18")
-    model.layer2.register_forward_hook(lambda module, args, output: seen.append(output.max().item()))
-    message = r"resnet18 is counted without the hooks of layer2 \(.*reads the values of a map"
+    model.layer2.register_forward_pre_hook(lambda module, args: (args[0][:, :, ::2, ::2],))
+    message = r"hooks are not called while resnet18 is counted \(layer2\): what they change in the maps is not"
     for run in (convzoo.profile, convzoo.summary):
         with pytest.warns(UserWarning, match=message) as caught:
             run(model, (3, 224, 224))
         assert caught[0].filename == __file__
     for module in model.modules():
-        module.register_forward_hook(lambda module, args, output: None)
-    with pytest.warns(UserWarning, match=r"without the hooks of the model, conv1, bn1 and 66 more \("):
+        module.register_forward_hook(returns_one_of_two)
+    with pytest.warns(UserWarning, match=r"\(the model, conv1, bn1 and 66 more\)"):
         assert convzoo.profile(model, (3, 224, 224)).macs == MACS
-
-
-def test_hooks_for_all_modules_are_said():
-    keep = nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append(output))
-    with keep, pytest.warns(UserWarning, match="lenet5 is counted without the hooks of all modules"):
-        convzoo.profile(convzoo.create_model("lenet5"))
-    assert seen == []
 
 
 @pytest.mark.parametrize("forgets", [False, True])
@@ -118,7 +116,7 @@ def test_a_model_that_needs_its_hooks(forgets):
     model = Collects(net, ["layer1", "layer4", "conv1"], forgets)
     prune.l1_unstructured(net.conv1, "weight", 0.5)
     plain = profile(convzoo.create_model("resnet18"))
-    for size in (32, 224):  # what was kept of a batch of another size is not read
+    for size in (32, 64):  # what was kept of a batch of another size is not counted
         counted = profile(model)
         assert counted.macs == MACS
         assert counted.layers[0].output_shape == (1, 64)
@@ -133,7 +131,18 @@ def test_a_model_that_needs_its_hooks(forgets):
             convzoo.summary(model, (3, 224, 224))
 
 
-def test_hooks_of_every_kind():
+def test_hooks_on_a_wrapper_and_for_all_modules_are_said():
+    wrapper = nn.DataParallel(convzoo.create_model("lenet5"))
+    wrapper.register_forward_hook(returns_one_of_two)
+    with pytest.warns(UserWarning, match=r"while lenet5 is counted \(the model\)"):
+        convzoo.profile(wrapper)
+    keep = nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append(output))
+    with keep, pytest.warns(UserWarning, match=r"while lenet5 is counted \(all modules\)"):
+        convzoo.profile(convzoo.create_model("lenet5"))
+    assert seen == []
+
+
+def test_hooks_of_every_kind_are_called_where_the_model_needs_them():
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Flatten(), nn.Linear(8 * 4 * 4, 5))
     model[0].register_forward_hook(lambda module, args, output: output[:, :3])
     model[1].register_forward_pre_hook(lambda module, args: args[0][..., ::2, ::2])
@@ -148,8 +157,8 @@ def test_hooks_of_every_kind():
         assert model(torch.rand(1, 3, 8, 8)).shape == (1, 2)
 
 
-def test_the_error_is_that_of_the_run_with_hooks():
+def test_the_error_is_that_of_the_run_without_hooks():
     model = Collects(convzoo.create_model("resnet18"), ["layer4"])
     model.net.layer1.register_forward_hook(lambda module, args, output: output * output.max().item())
-    with pytest.raises(ValueError, match="reads the values of a map"):
+    with pytest.raises(KeyError, match="layer4"):
         convzoo.profile(model, (3, 64, 64))

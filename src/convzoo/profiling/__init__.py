@@ -45,7 +45,7 @@ def profile(
 
     The pass that is counted is an inference pass, whatever mode the model is in. The model is only read: its
     parameters, buffers, flags, hooks and attributes, the random state and the gradients are as before, also after
-    an exception. Forward hooks are called on a copy, as a call of the model would; backward hooks are not.
+    an exception. Hooks are not called, unless the model depends on them.
 
     Args:
         model: any module. On any device, in any precision, compiled, pruned or parametrised.
@@ -64,7 +64,7 @@ def profile(
         ImportError: the other counter is not installed.
 
     Warns:
-        UserWarning: hooks that cannot be called without values were left out, or operators that nothing is known of.
+        UserWarning: there are hooks that may change a map and were not called, or operators that nothing is known of.
 
     Example:
         >>> import convzoo

@@ -12,6 +12,7 @@ from torch import nn
 from .._checks import shorten
 from .._wrappers import has_global_hooks, unwrap
 from ..models import Classifier
+from .hooks import returns_nothing
 from .inputs import ADVICE, Inputs, input_dtype, make_inputs
 from .recorder import Recorder, compilation_off, is_about_meta
 from .result import Profile
@@ -25,8 +26,9 @@ def count(
 ) -> tuple[Profile, Inputs]:
     """The profile of ``model``, and the inputs that it is of.
 
-    Hooks are called, as in a call of the model, but on the copy. Hooks that cannot be called without values are left
-    out, all of them, and a warning says so.
+    Hooks act on what is the user's, and are left out; a warning says so where they may change a map. A model that
+    depends on them is run with them, on its copy: one that fails without them, or that reads a tensor which is neither
+    an input nor a parameter nor a buffer, and so may be what a hook kept of an earlier batch.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -36,29 +38,37 @@ def count(
     with RecordedModel(model) as recorded, torch.inference_mode(False), torch.no_grad():
         inputs = make_inputs(model, given, input_dtype(recorded.parameters.values(), dtype), batch_dim)
         name = model_name(unwrap(model))
-        reason: Exception | None = None
-        if recorded.hooked:
-            try:
-                with RecordedModel(model, hooks=True) as with_hooks:
-                    return run(with_hooks, inputs, name), inputs
-            except Exception as error:  # whatever a hook does without values
-                reason = error
         try:
             counted = run(recorded, inputs, name)
         except Exception as error:
             if isinstance(error, TypeError):
                 check_arguments(unwrap(model), inputs)
-            raise (reason or error) from None if reason is None else error
-        paths = [path or "the model" for path in recorded.hooked] or ["all modules"] * has_global_hooks()
+            if recorded.hooked and (with_hooks := run_with_hooks(model, inputs, name)) is not None:
+                return with_hooks, inputs
+            raise
+        if recorded.hooked and recorded.reads_kept_tensors():
+            with_hooks = run_with_hooks(model, inputs, name)
+            if with_hooks is not None:
+                return with_hooks, inputs
+        paths = [path or "the model" for path, hooks in recorded.hooked if not all(map(returns_nothing, hooks))]
+        paths += ["all modules"] * has_global_hooks()
         if paths:
             more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-            why = "" if reason is None else f" ({shorten(str(reason), 200)[1:-1]})"
             warnings.warn(
-                f"{name} is counted without the hooks of {', '.join(paths[:3])}{more}{why}: what they change or "
-                "compute is not in the figures; take them off before, or write it into forward",
+                f"hooks are not called while {name} is counted ({', '.join(paths[:3])}{more}): what they change in the "
+                "maps is not in the figures; take them off before, or write it into forward",
                 stacklevel=3,
             )
         return counted, inputs
+
+
+def run_with_hooks(model: nn.Module, inputs: Inputs, name: str) -> Profile | None:
+    """The profile with all hooks called, on the copy; None if it cannot be made."""
+    try:
+        with RecordedModel(model, hooks=True) as recorded:
+            return run(recorded, inputs, name)
+    except Exception:  # whatever the hooks do without values; the error of the run without them says more
+        return None
 
 
 def check_arguments(model: nn.Module, inputs: Inputs) -> None:

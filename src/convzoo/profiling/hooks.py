@@ -1,7 +1,8 @@
-"""The forward hooks of the model that is counted: which there are, and a call with them."""
+"""The forward hooks of the model that is counted: which there are, what they can change, and a call with them."""
 
 from __future__ import annotations
 
+import dis
 import types
 from typing import Any
 
@@ -19,6 +20,26 @@ def is_foreign(hook: Any) -> bool:
     """Whether ``hook`` is not one of torch's."""
     code = hook if isinstance(hook, (types.FunctionType, types.MethodType)) else type(hook)
     return not str(getattr(code, "__module__", "")).startswith("torch.")
+
+
+def returns_nothing(hook: Any) -> bool:
+    """Whether ``hook`` is seen to return None wherever it ends: then it changes no map.
+
+    A statement ``return`` and the end of a function are two instructions, or one from Python 3.12 on. What looks
+    otherwise, such as an expression that is returned, is taken for a change.
+    """
+    function = getattr(hook, "__func__", hook)
+    if not isinstance(function, types.FunctionType):
+        return False
+    loaded: Any = function
+    for each in dis.get_instructions(function):
+        constant = each.opname == "RETURN_CONST"
+        if constant or each.opname == "RETURN_VALUE":
+            value = each.argval if constant else loaded
+            if value is not None or (each.is_jump_target and not constant):
+                return False
+        loaded = each.argval if each.opname == "LOAD_CONST" else function
+    return True
 
 
 def call_with_hooks(module: nn.Module, record: ModuleRecord, *args: Any, **kwargs: Any) -> Any:

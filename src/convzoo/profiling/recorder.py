@@ -36,11 +36,14 @@ class Recorder(Tally):
     """Counts what runs inside ``with recorder:``."""
 
     failed_operator: Any = None  # beneath the function that is being run
+    read: dict[int, Tensor] | None = None  # tensors with values that were read, by id, where somebody asks
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self.read is not None:
+            self.read |= {id(each): each for each in tensors_in((args, kwargs)) if self.has_values(each)}
         try:
             if self.sparse and (result := run_sparse(self, func, args, kwargs)) is not NotImplemented:
                 return result

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from .._inert import PATCHES, is_known_code
 from .._modules import ModuleCopier, refuse_script
-from .._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS, answer_for, has_forward_hooks, unwrap_call, wrappers_of
+from .._wrappers import BACKWARD_HOOKS, FORWARD_HOOKS, answer_for, unwrap_call, wrappers_of
 from ..models import Classifier
 from ..models._input import check_images
 from .fast_layers import FAST_LAYERS, FastLayer, FastLayerRecord
@@ -34,8 +34,8 @@ class RecordedModel(ModuleCopier):
     """``root`` runs, ``records`` tell what its modules did.
 
     Attributes:
-        hooked: the paths of modules with forward hooks (:func:`find_hooks`). With ``hooks=True`` they are called, on
-            the copy, and what they compute is their parent's; else they are left out.
+        hooked: the paths of modules with forward hooks, and these hooks (:func:`find_hooks`). They are left out, or
+            called on the copy with ``hooks=True``; what they compute is then their parent's.
 
     Raises:
         TypeError: a module is scripted.
@@ -45,7 +45,7 @@ class RecordedModel(ModuleCopier):
     def __init__(self, model: nn.Module, hooks: bool = False) -> None:
         super().__init__(hooks=hooks)
         self.recorder = Recorder()
-        self.hooked: list[str] = []
+        self.hooked: list[tuple[str, list[Any]]] = []
         self._asked = hooks  # whether code that is not known may ask the layers what they are
         self.records: list[ModuleRecord] = []
         self.parameters: dict[int, Tensor] = {}
@@ -55,6 +55,8 @@ class RecordedModel(ModuleCopier):
         none = BACKWARD_HOOKS if hooks else (*FORWARD_HOOKS, *BACKWARD_HOOKS)
         self._no_hooks: dict[str, Any] = {name: OrderedDict() for name in none}
         self.root = self.module(model)
+        if self.hooked:
+            self.recorder.read = {}
         self.recorder.module = self.records[0]
         self.finish()
 
@@ -63,14 +65,14 @@ class RecordedModel(ModuleCopier):
         outside, stock_call = module, FAST_LAYERS.get(type(module))
         if stock_call is None:
             module = unwrap_call(module, path, hooks=self.hooks)
-            if module is not outside and any(map(has_forward_hooks, wrappers_of(outside))):
-                self.hooked.append(path)
+            if module is not outside:
+                self.hooked += [(path, hooks) for each in wrappers_of(outside) if (hooks := find_hooks(each))]
             stock_call = FAST_LAYERS.get(type(module))
         if id(module) in self._copies:
             return self._copies[id(module)]
         hooked = bool(module._forward_hooks or module._forward_pre_hooks)
-        if hooked and find_hooks(module):
-            self.hooked.append(path)
+        if hooked and (hooks := find_hooks(module)):
+            self.hooked.append((path, hooks))
         short = registered and not hooked and not self._asked and not has_own_code(module) and is_known_code(module)
         if stock_call is not None and short:
             try:
@@ -167,6 +169,11 @@ class RecordedModel(ModuleCopier):
         fresh = self._recorded(module, record)
         self.finish()
         return fresh
+
+    def reads_kept_tensors(self) -> bool:
+        """Whether the run read a tensor that is neither a parameter, a buffer nor computed from the inputs."""
+        read = self.recorder.read or {}
+        return any(key not in self.parameters and key not in self.buffers for key in read)
 
     def layers(self) -> list[Layer]:
         """A row for each module, with what is inside it added up."""
