@@ -19,7 +19,8 @@ SIZES = {**dict.fromkeys(SMALL, None), "resnet18": 64, "squeezenet1_1": 64, "goo
 def make(name):
     torch.manual_seed(0)
     size = {} if SIZES[name] is None else {"img_size": SIZES[name], "num_classes": 10}
-    model = convzoo.create_model(name, **size).eval()
+    head = {"head": "gap"} if name == "vgg11_bn" else {}  # lenet5 has linear layers over all cells too
+    model = convzoo.create_model(name, **size, **head).eval()
     return model, torch.rand(2, model.in_chans, *model.img_size)
 
 
