@@ -13,7 +13,7 @@ from convzoo._wrappers import FORWARD_HOOKS
 from convzoo.explain import run
 
 SMALL = ["lenet5", "lenet5_1998", "mnist_net", "fcn_gap", "mnist_resnet", "basic_cnn", "residual_cnn", "inception_cnn"]
-SIZES = {**dict.fromkeys(SMALL, None), "resnet18": 64, "squeezenet1_1": 64, "googlenet_bn": 64, "vgg11_bn": 32}
+SIZES = {**dict.fromkeys(SMALL, None), "resnet18": 64, "squeezenet1_1": 64, "googlenet_bn": 64, "vgg11_bn": 64}
 
 
 def make(name):
