@@ -137,7 +137,7 @@ def find_head(model: nn.Module, seen: Pass, layer: str) -> LinearHead | None:
     norm: nn.Module | None = None
     classifier: nn.Module | None
     if isinstance(model, Classifier) and is_pooled(model, (layer,)):
-        classifier, norm = evaluated(model.get_classifier()), evaluated(getattr(model, "norm", None))
+        classifier, norm = model.get_classifier(), getattr(model, "norm", None)
     else:
         wanted = (logits.shape[1], features.shape[1])
         layers = [module for module in evaluated(model).modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
@@ -152,5 +152,5 @@ def read_head(
 ) -> LinearHead | None:
     """The linear head that ``classifier`` is for features that were computed in ``dtype``; None if it is none."""
     half = not {torch.float16, torch.bfloat16}.isdisjoint((dtype, logits.dtype))
-    head = linear_head(classifier, norm, features, logits, half=half)
+    head = linear_head(evaluated(classifier), evaluated(norm), features, logits, half=half)
     return None if head is None else head.for_classes()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .._checks import check_count, shorten
 from .._modules import autocast_off
 from ..models import Classifier
-from .head import evaluated, find_head, read_head
+from .head import find_head, read_head
 from .layers import (
     calls_head_of_features,
     check_model,
@@ -257,8 +257,7 @@ def _explain_pooled(model: Classifier, images: Tensor, target: Target, layer: st
     with autocast_off(images.device):
         classes = find_classes(target, logits)
         exact = features.to(torch.promote_types(features.dtype, torch.float32))
-        layers = evaluated(model.get_classifier()), evaluated(getattr(model, "norm", None))
-        head = read_head(*layers, exact, logits, features.dtype)
+        head = read_head(model.get_classifier(), getattr(model, "norm", None), exact, logits, features.dtype)
         if head is None:
             return None
         maps = head.maps(exact, None if isinstance(target, str) else classes)

@@ -73,8 +73,8 @@ class RecordedModel(ModuleCopier):
         hooked = bool(module._forward_hooks or module._forward_pre_hooks)
         if hooked and (hooks := find_hooks(module)):
             self.hooked.append((path, hooks))
-        short = registered and not hooked and not self._asked and not has_own_code(module) and is_known_code(module)
-        if stock_call is not None and short:
+        alone = registered and not hooked and not self._asked
+        if stock_call is not None and alone and not has_own_code(module) and is_known_code(module):
             try:
                 call = stock_call(module)
             except KeyError:  # its weight is not a parameter
@@ -204,6 +204,7 @@ class RecordedModel(ModuleCopier):
         self.root = None
         for store in (self.parameters, self.buffers, self._copies, self._originals, self.records):
             store.clear()
+        self.recorder.read = None
         self.recorder.close()
 
 
